@@ -1,0 +1,5 @@
+"""`python -m deploy` is `trident`."""
+
+from deploy.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Load generation, raw samples and the tables made from them."""

@@ -1,0 +1,75 @@
+"""Tables from raw results: every figure in docs/benchmarks.md comes from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+HEADER = (
+    "| run | requests | failed | goodput /s | attained | TTFT p50 / p95 ms | latency p50 / p95 ms | tokens /s |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def summarise(result: dict[str, Any]) -> dict[str, float]:
+    """Figures of one run.
+
+    Returns:
+        `requests`, `failed`, `goodput_per_s` (answers within the deadline, a second), `attainment` (their share of all
+        requests), `ttft_ms_p50`, `ttft_ms_p95`, `latency_ms_p50`, `latency_ms_p95`, `tokens_per_s`.
+    """
+    samples = result["samples"]
+    deadline_s = result["settings"]["deadline_ms"] / 1e3
+    answered = [sample for sample in samples if sample["status"] == 200]
+    within = [sample for sample in answered if sample["total_s"] <= deadline_s]
+    # The run lasts until its last answer: a backlog counts against the rate.
+    span_s = max((sample["scheduled_s"] + sample["total_s"] for sample in samples), default=0.0) or 1.0
+    first = [sample["ttft_s"] for sample in answered if sample["ttft_s"] is not None]
+    latency = [sample["total_s"] for sample in answered]
+    return {
+        "requests": len(samples),
+        "failed": len(samples) - len(answered),
+        "goodput_per_s": len(within) / span_s,
+        "attainment": len(within) / max(1, len(samples)),
+        "ttft_ms_p50": _percentile_ms(first, 50),
+        "ttft_ms_p95": _percentile_ms(first, 95),
+        "latency_ms_p50": _percentile_ms(latency, 50),
+        "latency_ms_p95": _percentile_ms(latency, 95),
+        "tokens_per_s": sum(sample["tokens"] for sample in answered) / span_s,
+    }
+
+
+def _percentile_ms(seconds: Iterable[float], percent: float) -> float:
+    values = np.asarray(list(seconds))
+    return float(np.percentile(values, percent) * 1e3) if values.size else float("nan")
+
+
+def table(results: Iterable[dict[str, Any]]) -> str:
+    """A Markdown table, one row a result."""
+    rows = [HEADER]
+    for result in results:
+        figures = summarise(result)
+        rows.append(
+            f"| {result['name']} | {figures['requests']:.0f} | {figures['failed']:.0f} "
+            f"| {figures['goodput_per_s']:.2f} | {figures['attainment']:.0%} "
+            f"| {figures['ttft_ms_p50']:.0f} / {figures['ttft_ms_p95']:.0f} "
+            f"| {figures['latency_ms_p50']:.0f} / {figures['latency_ms_p95']:.0f} "
+            f"| {figures['tokens_per_s']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def replace_between(text: str, name: str, table: str) -> str:
+    """Put a table between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+
+    Raises:
+        ValueError: the markers are missing.
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"the document has no {begin} … {end} to fill")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"

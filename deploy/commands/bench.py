@@ -1,0 +1,83 @@
+"""`trident bench`: load a running service, and make tables from what was recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, help="Measure a running service; make tables from raw results.")
+
+
+@app.command()
+def load(
+    output: Annotated[Path, typer.Option(help="Where the raw samples go (JSON).")],
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+    name: Annotated[str, typer.Option(help="Name of the run in tables.")] = "load",
+    rate: Annotated[float, typer.Option(help="Requests per second, Poisson arrivals.")] = 2.0,
+    duration: Annotated[float, typer.Option(help="Seconds during which requests are sent.")] = 30.0,
+    mix: Annotated[str, typer.Option(help="Weights of the tasks.")] = "generation=1,qa=1,summary=1",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest generated text, tokens.")] = 64,
+    deadline_ms: Annotated[float, typer.Option(help="An answer within this counts as goodput.")] = 5000.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 120.0,
+    trace: Annotated[Path | None, typer.Option(help="CSV with TIMESTAMPs to replay in place of Poisson.")] = None,
+    speedup: Annotated[float, typer.Option(help="Time compression of the trace.")] = 1.0,
+    queries: Annotated[Path | None, typer.Option(help="JSONL of {path, body} in place of the built-in texts.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals and texts.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Send an open-loop load and record every sample."""
+    import asyncio
+
+    from rich.progress import Progress
+
+    from deploy.benchmark import arrivals, report, workload
+    from deploy.benchmark import load as generator
+
+    times = arrivals.trace(trace, duration, speedup) if trace else arrivals.poisson(rate, duration, seed)
+    source = (
+        workload.from_file(queries) if queries else workload.built_in(workload.parse_mix(mix), max_new_tokens, seed)
+    )
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task(f"{len(times)} requests", total=len(times))
+        samples = asyncio.run(generator.run(url, times, source, timeout, lambda _: progress.advance(bar)))
+    settings = {
+        "rate_per_s": None if trace else rate,
+        "trace": trace.name if trace else None,
+        "speedup": speedup if trace else None,
+        "duration_s": duration,
+        "mix": mix,
+        "max_new_tokens": max_new_tokens,
+        "deadline_ms": deadline_ms,
+        "seed": seed,
+    }
+    result = generator.record(name, settings, samples)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    figures = report.summarise(result)
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        typer.echo(report.table([result]))
+    if figures["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def make_report(
+    results: Annotated[list[Path], typer.Argument(help="Raw results of `bench load`.")],
+    document: Annotated[Path, typer.Option(help="Markdown file with the markers to fill.")] = Path(
+        "docs/benchmarks.md"
+    ),
+    section: Annotated[str, typer.Option(help="NAME of <!-- begin NAME --> … <!-- end NAME -->.")] = "load",
+) -> None:
+    """Write the table of some results into a document."""
+    from deploy.benchmark import report
+
+    loaded = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+    text = document.read_text(encoding="utf-8")
+    document.write_text(report.replace_between(text, section, report.table(loaded)), encoding="utf-8")
+    typer.echo(f"{document}: {len(loaded)} runs in section {section}")
