@@ -1,0 +1,123 @@
+"""Attention: over whole rows (encoder, hybrid units) and one token at a time on caches (decoders).
+
+ONNX Runtime's operators skip padding and, in the decoders, read and write the caches in place. On two CPU cores
+MultiHeadAttention with row lengths took 4.4 ms against 4.7 ms of plain operators (1 × 512 tokens, 8 heads of 64), with
+equal results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from deploy.graphs.builder import NONE, GraphBuilder, Value
+from deploy.graphs.layers import linear
+
+MASKED = -1e9
+"""Added to the scores of padding: its weight is exactly 0 in float32, and no sum overflows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Padding:
+    """Which positions of the rows are tokens, in the forms that the operators ask for."""
+
+    lengths: Value
+    """INT32 [B]."""
+
+    bias: Value
+    """FP32 [B,1,1,S], 0 at tokens, MASKED at padding; empty name where only fused operators read lengths."""
+
+
+def padding(builder: GraphBuilder, lengths_B: Value, size: Value) -> Padding:
+    """Padding of rows of `size` positions."""
+    if builder.fusion:
+        return Padding(lengths=lengths_B, bias=NONE)
+    inside_BS = is_token(builder, lengths_B, size)
+    zero, masked = builder.constant(0.0, np.float32), builder.constant(MASKED, np.float32)
+    return Padding(lengths=lengths_B, bias=builder.unsqueeze(builder.where(inside_BS, zero, masked), 1, 2))
+
+
+def is_token(builder: GraphBuilder, lengths_B: Value, size: Value) -> Value:
+    """BOOL [B,S]: positions before each row's length (INT32 [B])."""
+    lengths_B1 = builder.unsqueeze(builder.cast(lengths_B, TensorProto.INT64), 1)
+    return builder.less(builder.unsqueeze(builder.range(size), 0), lengths_B1)
+
+
+def self_attention(builder: GraphBuilder, hidden_BSD: Value, rows: Padding, key: str, *, heads: int) -> Value:
+    """Bidirectional attention of the module `key` (`qkv` and `out`), [B,S,D] → [B,S,D]."""
+    width = builder.weights_of(f"{key}.out.weight").shape[0]
+    qkv_BS3D = linear(builder, hidden_BSD, f"{key}.qkv")
+    parts = builder.split(qkv_BS3D, [width] * 3)
+    if builder.fusion:
+        mixed_BSD = builder.fused("MultiHeadAttention", *parts, NONE, rows.lengths, num_heads=heads)[0]
+    else:
+        mixed_BSD = _plain_attention(builder, parts, rows.bias, heads, width)
+    return linear(builder, mixed_BSD, f"{key}.out")
+
+
+def _plain_attention(
+    builder: GraphBuilder, parts: tuple[Value, ...], bias_B11S: Value, heads: int, width: int
+) -> Value:
+    """softmax(q·kᵀ/√E + bias)·v in standard operators."""
+    query, keys, values = (builder.reshape(part, 0, 0, heads, width // heads) for part in parts)
+    query_BHSE = builder.transpose(query, 0, 2, 1, 3)
+    query_BHSE = builder.mul(query_BHSE, builder.constant((width // heads) ** -0.5, np.float32))
+    scores_BHSS = builder.matmul(query_BHSE, builder.transpose(keys, 0, 2, 3, 1))
+    weights_BHSS = builder.softmax(builder.add(scores_BHSS, bias_B11S))
+    mixed_BHSE = builder.matmul(weights_BHSS, builder.transpose(values, 0, 2, 1, 3))
+    return builder.reshape(builder.transpose(mixed_BHSE, 0, 2, 1, 3), 0, 0, width)
+
+
+def split_heads(builder: GraphBuilder, value_BSD: Value, heads: int, width: int) -> Value:
+    """[B,S,D] → [B,H,S,E], the layout of the caches."""
+    return builder.transpose(builder.reshape(value_BSD, 0, 0, heads, width // heads), 0, 2, 1, 3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cache:
+    """Keys and values of one attention, [B,H,positions,E], and how much of them holds."""
+
+    keys: Value
+    values: Value
+    present_keys: str
+    """Name of the output that is bound to the same buffer as `keys`."""
+
+    present_values: str
+    last: Value
+    """INT32 [B]: index of each row's last valid position, the current token's included."""
+
+    longest: Value
+    """INT32 scalar: valid positions of the longest row."""
+
+
+def cached_attention(builder: GraphBuilder, query: Value, cache: Cache, *, heads: int, appends: bool) -> Value:
+    """Attention of one token per row over a cache in place, → [B,1,D].
+
+    Args:
+        builder: the graph.
+        query: [B,1,3D] (query, key, value of the token) where the token joins the cache, else [B,1,D].
+        cache: the buffers.
+        heads: H.
+        appends: whether the token's key and value are written to the cache at `last`.
+    """
+    keys = values = NONE
+    if not appends:
+        # No new keys: GroupQueryAttention takes an empty key and value, and the cache as the past.
+        keys = values = builder.slice(query, builder.ints(0), builder.ints(0), 1)
+    mixed_B1D, _, _ = builder.op(
+        "GroupQueryAttention",
+        query,
+        keys,
+        values,
+        cache.keys,
+        cache.values,
+        cache.last,
+        cache.longest,
+        domain="com.microsoft",
+        names=[builder.fresh("mixed"), cache.present_keys, cache.present_values],
+        num_heads=heads,
+        kv_num_heads=heads,
+    )
+    return mixed_B1D

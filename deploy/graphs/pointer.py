@@ -1,0 +1,58 @@
+"""The pointer head: a copy distribution over the source, mixed with the vocabulary's by a learned gate."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from deploy.graphs.attention import is_token, split_heads
+from deploy.graphs.builder import GraphBuilder, Value
+from deploy.graphs.decoders import Decoder, StepLengths
+from deploy.graphs.heads import tied_logits
+from deploy.graphs.layers import linear
+
+SMALLEST_OPSET = 16
+"""ScatterElements adds up equal indices since opset 16."""
+
+FLOOR = 1e-9
+"""Added to the mixture before its logarithm."""
+
+
+def check_opset(opset: int) -> None:
+    """Raises ValueError where the opset cannot express the copy distribution."""
+    if opset < SMALLEST_OPSET:
+        raise ValueError(
+            f"opset {opset} has no ScatterElements(reduction=add), which the pointer's copy distribution needs: "
+            f"use --opset {SMALLEST_OPSET} or more"
+        )
+
+
+def build_copy_keys(builder: GraphBuilder, decoder: Decoder, memory_BSD: Value) -> None:
+    """Declare the source's copy keys as the output `copy_keys`, [B,H,S,E] like the caches."""
+    keys_BSD = linear(builder, memory_BSD, "pointer.copy_key")
+    keys_BHSE = split_heads(builder, keys_BSD, decoder.heads, decoder.width)
+    builder.output("copy_keys", keys_BHSE, TensorProto.FLOAT, decoder.cache_shape("source"))
+
+
+def mixture(builder: GraphBuilder, decoder: Decoder, state_B1D: Value, lengths: StepLengths) -> Value:
+    """Log probabilities [B,V] of the next token; declares `copy_keys` and `source_ids` as inputs."""
+    keys = builder.input("copy_keys", TensorProto.FLOAT, decoder.cache_shape("max_source"))
+    ids = builder.input("source_ids", TensorProto.INT64, ["batch", "max_source"])
+    # Only the part of the buffers that some row uses is read. Scores are sums over heads of products per head, which
+    # spares a transposed copy of the keys.
+    size = builder.reshape(builder.cast(lengths.longest_source, TensorProto.INT64), 1)
+    keys_BHSE = builder.slice(keys, builder.ints(0), size, 2)
+    ids_BS = builder.slice(ids, builder.ints(0), size, 1)
+
+    query_B1D = linear(builder, state_B1D, "pointer.copy_query")
+    query_BHE1 = builder.reshape(query_B1D, 0, decoder.heads, decoder.width // decoder.heads, 1)
+    products_BS = builder.reduce_sum(builder.matmul(keys_BHSE, query_BHE1), 1, 3)
+    scores_BS = builder.mul(products_BS, builder.constant(decoder.width**-0.5, np.float32))
+    inside_BS = is_token(builder, lengths.source, size)
+    copy_BS = builder.softmax(builder.where(inside_BS, scores_BS, builder.constant(-np.inf, np.float32)))
+
+    gate_B1 = builder.squeeze(builder.sigmoid(linear(builder, state_B1D, "pointer.gate", bias=True)), 1)
+    vocabulary_BV = builder.mul(builder.softmax(tied_logits(builder, state_B1D, decoder.width)), gate_B1)
+    copied_BS = builder.mul(copy_BS, builder.sub(builder.constant(1.0, np.float32), gate_B1))
+    mixed_BV = builder.op("ScatterElements", vocabulary_BV, ids_BS, copied_BS, axis=1, reduction="add")[0]
+    return builder.op("Log", builder.add(mixed_BV, builder.constant(FLOOR, np.float32)))[0]

@@ -1,0 +1,124 @@
+"""Graphs on disk: every tensor stored once for all graphs, in shards beside them.
+
+    graphs/router.onnx ──┐                     ┌── graphs/weights-000.bin
+    graphs/qa.onnx ──────┼── offset, length ───┼── graphs/weights-001.bin
+    graphs/encoder.onnx ─┘                     └── …
+
+Two tensors of equal bytes are one place in a shard, also where their shapes differ (the tied embedding is read by rows
+and by blocks). Paths are relative to the graph's own folder: ONNX Runtime refuses any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, external_data_helper
+
+SHARD_BYTES = 45_000_000
+"""Largest shard. A single tensor of more gets a shard of its own."""
+
+INLINE_BYTES = 1024
+"""Smaller tensors stay inside the graph's file."""
+
+PAGE = 4096
+"""Alignment of tensors of a page and more, so that ONNX Runtime maps the file in place of reading it."""
+
+LINE = 64
+"""Alignment of smaller tensors."""
+
+LARGEST_SINGLE_FILE = 2_000_000_000
+"""Protocol Buffers stop at 2 GiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a tensor's bytes are."""
+
+    shard: str
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class ShardWriter:
+    """Appends tensors to shards in a folder, each content once."""
+
+    folder: Path
+    _places: dict[bytes, Place] = field(default_factory=dict, repr=False)
+    _shard: int = -1
+    _filled: int = SHARD_BYTES
+
+    def place(self, content: bytes) -> Place:
+        """Where these bytes are stored, now or from before."""
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._places:
+            self._places[digest] = self._append(content)
+        return self._places[digest]
+
+    def _append(self, content: bytes) -> Place:
+        alignment = PAGE if len(content) >= PAGE else LINE
+        offset = -(-self._filled // alignment) * alignment
+        if offset + len(content) > SHARD_BYTES:
+            self._shard, self._filled, offset = self._shard + 1, 0, 0
+        name = f"weights-{self._shard:03d}.bin"
+        with (self.folder / name).open("ab") as stream:
+            stream.write(bytes(offset - self._filled) + content)
+        self._filled = offset + len(content)
+        return Place(shard=name, offset=offset, length=len(content))
+
+
+def write_graphs(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, tuple[str, ...]]:
+    """Write `NAME.onnx` for every graph, and their shared weights; returns the shards that each graph reads.
+
+    The models are emptied of their large tensors. Raises onnx.checker.ValidationError where a file is not valid.
+    """
+    writer = ShardWriter(folder)
+    shards: dict[str, tuple[str, ...]] = {}
+    for name, model in models.items():
+        used: dict[str, None] = {}
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) >= INLINE_BYTES:
+                place = writer.place(tensor.raw_data)
+                _point_to(tensor, place)
+                used[place.shard] = None
+        shards[name] = tuple(used)
+        (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    for name in models:
+        onnx.checker.check_model(str(folder / f"{name}.onnx"))
+    return shards
+
+
+def save_single(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Write one graph to `path`, its weights inside, or beside it as `NAME.onnx.data` where they would not fit.
+
+    Returns the files written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)
+    external = model.ByteSize() > LARGEST_SINGLE_FILE
+    onnx.save_model(model, str(path), save_as_external_data=external, location=data.name, size_threshold=INLINE_BYTES)
+    return [path, data] if external else [path]
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """A graph with its weights. Raises ValueError where the file is missing or no ONNX graph."""
+    try:
+        model = onnx.load_model(str(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename or path} does not exist: give --input_model an ONNX file") from None
+    except Exception as error:  # protobuf's DecodeError and onnx's own checks share no base class
+        raise ValueError(f"{path} is not a readable ONNX graph: {error}") from None
+    if not model.graph.node:
+        raise ValueError(f"{path} is not a readable ONNX graph: it has no nodes")
+    return model
+
+
+def _point_to(tensor: TensorProto, place: Place) -> None:
+    external_data_helper.set_external_data(tensor, place.shard, offset=place.offset, length=place.length)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
