@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -24,7 +25,9 @@ from deploy.graphs.decoders import Decoder, build_prefill, decode_step, step_len
 from deploy.graphs.encoder import Memory, encode, lengths_of, route
 from deploy.graphs.heads import emissions, masked_token_logits, tied_logits
 from deploy.graphs.pointer import build_copy_keys, check_opset, mixture
-from model.configuration import HybridConfig
+
+if TYPE_CHECKING:
+    from model.configuration import HybridConfig
 
 DEFAULT_OPSET = 18
 FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64

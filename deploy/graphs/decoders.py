@@ -11,6 +11,7 @@ Rows are independent: each has its own target and source length, so requests of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
@@ -20,7 +21,9 @@ from deploy.graphs.builder import GraphBuilder, Value
 from deploy.graphs.encoder import EMBEDDING, feed_forward
 from deploy.graphs.layers import add_norm, layer_norm, linear
 from deploy.graphs.positions import add_position_of_step
-from model.configuration import HybridConfig
+
+if TYPE_CHECKING:
+    from model.configuration import HybridConfig
 
 FLOAT = TensorProto.FLOAT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto
@@ -12,7 +13,9 @@ from deploy.graphs.builder import GraphBuilder, Value
 from deploy.graphs.layers import add_norm, biased_gelu, gelu, layer_norm, linear
 from deploy.graphs.positions import add_positions
 from deploy.graphs.recurrence import Blocks, bidirectional
-from model.configuration import HybridConfig
+
+if TYPE_CHECKING:
+    from model.configuration import HybridConfig
 
 EMBEDDING = "embedding.weight"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from deploy.graphs.builder import GraphBuilder, Value
 from deploy.graphs.encoder import EMBEDDING, Memory, blocks
 from deploy.graphs.layers import add_norm, layer_norm, linear
 from deploy.graphs.recurrence import bidirectional
-from model.configuration import HybridConfig
+
+if TYPE_CHECKING:
+    from model.configuration import HybridConfig
 
 
 def tied_logits(builder: GraphBuilder, hidden_XD: Value, width: int) -> Value:

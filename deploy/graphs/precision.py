@@ -40,7 +40,6 @@ SMALLEST_VOCABULARY = 4096
 SMALLEST_NARROWED = 1024
 """Tensors with fewer elements stay float32."""
 
-ROWS = ".rows"
 SCALES = ".scales"
 NARROWED = ".fp16"
 
@@ -72,7 +71,7 @@ class Narrower:
 
 
 class _Rewriter:
-    """One conversion: what is still stored as it was, what is stored anew, and the Casts that go in front."""
+    """One conversion: what is still stored as it was, what is stored anew, and the nodes that go in front."""
 
     def __init__(self, model: onnx.ModelProto, narrower: Narrower) -> None:
         self.model = model
@@ -80,7 +79,7 @@ class _Rewriter:
         self.bits = BITS.get(narrower.precision)
         self.old = {each.name: each for each in model.graph.initializer}
         self.new: dict[str, TensorProto] = {}
-        self.casts: dict[str, NodeProto] = {}
+        self.folded: dict[str, NodeProto] = {}
 
     def rewrite(self, node: NodeProto) -> Iterable[NodeProto]:
         """The nodes that stand for `node`."""
@@ -103,12 +102,12 @@ class _Rewriter:
 
     def finish(self, nodes: list[NodeProto]) -> onnx.ModelProto:
         """The converted model."""
-        if not self.casts:
+        if not self.folded:
             raise ValueError("the graph has no float32 weights to convert: is it quantised already?")
         converted = onnx.ModelProto()
         converted.CopyFrom(self.model)
         del converted.graph.node[:], converted.graph.initializer[:]
-        converted.graph.node.extend([*self.casts.values(), *nodes])
+        converted.graph.node.extend([*self.folded.values(), *nodes])
         converted.graph.initializer.extend(self.new.values())
         if all(each.domain != MICROSOFT for each in converted.opset_import) and self.bits is not None:
             converted.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
@@ -139,14 +138,13 @@ class _Rewriter:
         size = int(np.prod(tensor.dims))
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or size < SMALLEST_NARROWED:
             self.new[name] = tensor
-        elif name not in self.casts:
+        elif name not in self.folded:
             self._store(name + NARROWED, _to_half(name, self._array(name)))
-            self.casts[name] = _cast(name + NARROWED, name)
+            self.folded[name] = _cast(name + NARROWED, name)
 
     def _matmul(self, node: NodeProto, key: str, weight_NK: np.ndarray, bits: int) -> NodeProto:
-        name, scales, stored = self._place(key, weight_NK, bits)
+        name, scales = self._place(key, weight_NK, bits)
         outputs, inputs = weight_NK.shape
-        self._store(name, stored.values)
         return helper.make_node(
             "MatMulNBits",
             [node.input[0], name, scales],
@@ -161,13 +159,15 @@ class _Rewriter:
         )
 
     def _gather(self, node: NodeProto) -> NodeProto:
-        """Rows of the tied embedding, from the bytes that MatMulNBits reads: the same tensor in another shape."""
+        """Rows of the tied embedding, from the bytes that MatMulNBits reads; the Reshape is folded like the Casts."""
         weight_NK = self._array(node.input[0])
-        name, scales, stored = self._place(node.input[0], weight_NK, EMBEDDING_BITS)
-        self._store(name + ROWS, stored.values.reshape(weight_NK.shape))
+        name, scales = self._place(node.input[0], weight_NK, EMBEDDING_BITS)
+        rows, shape = f"{name}.rows", f"constant.{name}.shape"
+        self._store(shape, np.array(weight_NK.shape, np.int64))
+        self.folded[rows] = helper.make_node("Reshape", [name, shape], [rows], name=f"Reshape {name}")
         return helper.make_node(
             "GatherBlockQuantized",
-            [name + ROWS, node.input[1], scales],
+            [rows, node.input[1], scales],
             list(node.output),
             name=node.name,
             domain=MICROSOFT,
@@ -177,13 +177,14 @@ class _Rewriter:
             bits=EMBEDDING_BITS,
         )
 
-    def _place(self, key: str, weight_NK: np.ndarray, bits: int) -> tuple[str, str, Quantized]:
-        """Names of the values (not yet stored) and of the scales as float32, and both as arrays."""
+    def _place(self, key: str, weight_NK: np.ndarray, bits: int) -> tuple[str, str]:
+        """Store a matrix in blocks; names of its values and of its scales as float32."""
         stored = self.narrower.quantized(key, weight_NK, bits)
         name = f"{key}.q{bits}"
+        self._store(name, stored.values)
         self._store(name + SCALES, stored.scales)
-        self.casts[name] = _cast(name + SCALES, f"{name}{SCALES}.fp32")
-        return name, f"{name}{SCALES}.fp32", stored
+        self.folded[name] = _cast(name + SCALES, f"{name}{SCALES}.fp32")
+        return name, f"{name}{SCALES}.fp32"
 
     def _store(self, name: str, array: np.ndarray) -> None:
         if name not in self.new:

@@ -4,8 +4,8 @@
     graphs/qa.onnx ──────┼── offset, length ───┼── graphs/weights-001.bin
     graphs/encoder.onnx ─┘                     └── …
 
-Two tensors of equal bytes are one place in a shard, also where their shapes differ (the tied embedding is read by rows
-and by blocks). Paths are relative to the graph's own folder: ONNX Runtime refuses any other.
+Two tensors of equal bytes are one place in a shard. Paths are relative to the graph's own folder: ONNX Runtime refuses
+any other.
 """
 
 from __future__ import annotations

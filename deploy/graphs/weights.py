@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 from deploy.graphs.blockwise import Quantized, dequantize
 from deploy.graphs.builder import TRANSPOSED
-from deploy.graphs.precision import NARROWED, ROWS, SCALES
+from deploy.graphs.precision import NARROWED, SCALES
 from deploy.graphs.recurrence import GATES, reorder_gates
 
 
@@ -34,7 +34,7 @@ def restore_weights(models: Iterable[onnx.ModelProto]) -> dict[str, np.ndarray]:
                 stored[tensor.name] = numpy_helper.to_array(tensor)
     weights: dict[str, np.ndarray] = {}
     for name, array in stored.items():
-        if not name.endswith((ROWS, SCALES)):
+        if not name.endswith(SCALES):
             weights.update(_restore(name, array, stored))
     return weights
 

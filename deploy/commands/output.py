@@ -1,0 +1,48 @@
+"""Results on the terminal, as a table or as JSON, and users' mistakes as one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def print_report(report: DataclassInstance, *, as_json: bool) -> None:
+    """Print a dataclass: one JSON object, or a line a field."""
+    fields = asdict(report)
+    if as_json:
+        print(json.dumps(fields, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), _text(name, value))
+    Console(soft_wrap=True).print(table)
+
+
+@contextmanager
+def failing_plainly() -> Iterator[None]:
+    """Turn users' mistakes into one line on stderr and exit status 1; for commands that also run as scripts."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _text(name: str, value: Any) -> str:
+    if name.startswith("bytes"):
+        return f"{value / 1e6:.1f} MB"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{count} × {key}" for key, count in value.items()) or "none"
+    return str(value)
