@@ -1,0 +1,132 @@
+"""What travels between the gateway and the engine: batches of prompts one way, news of their rows the other.
+
+    gateway ── GenerationBatch ──▶ Engine.submit
+    gateway ◀── [RowUpdate], EngineStats ── one call for each batch and step with news
+
+In process these objects are handed over as they are; through Triton, wire.py lays them out as tensors.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class Task(enum.IntEnum):
+    """What a row asks for. The first three are the router's classes, in its order."""
+
+    GENERATION = 0
+    QA = 1
+    SUMMARY = 2
+    AUTO = 3
+    """The router decides, on the encoder pass that the chosen decoder then reads."""
+
+
+class FinishReason(enum.IntEnum):
+    """Why a row ended, or that it has not."""
+
+    RUNNING = 0
+    STOP = 1
+    LENGTH = 2
+    CANCELLED = 3
+    ERROR = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How one row's tokens are chosen. The engine checks the ranges, with its own limits."""
+
+    max_new_tokens: int
+    """Tokens of the answer at most; the end token is never part of it."""
+
+    min_new_tokens: int = 0
+    """The answer does not end before this many tokens."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+
+    top_k: int = 0
+    """Draw from the k likeliest tokens only; 0 keeps all."""
+
+    top_p: float = 1.0
+    """Draw from the smallest set of likeliest tokens whose probabilities reach p."""
+
+    repetition_penalty: float = 1.0
+    """Scores of tokens that the answer already holds are divided (negative ones multiplied) by this."""
+
+    seed: int = 0
+    """Below 2**63. Equal seeds give equal answers, whatever else is in the batch."""
+
+    num_beams: int = 1
+    """More than 1: beam search, which is deterministic: temperature, top_k, top_p and seed have no effect."""
+
+    length_penalty: float = 1.0
+    """Beams are ranked by their log probability divided by (tokens, the end included) ** length_penalty."""
+
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens occurs twice in an answer; 0 allows all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Row:
+    """One prompt."""
+
+    row_id: int
+    """Chosen by the client, unique among the rows in flight."""
+
+    input_ids: np.ndarray
+    """INT64 [S], the source with its task token."""
+
+    sampling: Sampling
+    stream: bool = False
+    """Tokens are sent as they come, else all together at the end (as beams always are)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GenerationBatch:
+    """Prompts of one task that the gateway sends together."""
+
+    task: Task
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowTimings:
+    """Where a finished row's time went, seconds."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RowUpdate:
+    """News of one row."""
+
+    row_id: int
+    tokens: np.ndarray
+    """INT32, those not sent before; never the end token."""
+
+    finish_reason: FinishReason
+    task: Task
+    """The row's task; AUTO only where a row ended before it was routed."""
+
+    timings: RowTimings | None = None
+    """With the last update of a row."""
+
+    route: np.ndarray | None = None
+    """FP32 [3], P(generation, qa, summary): with the first update of an AUTO row."""
+
+    emissions: np.ndarray | None = None
+    """FP32 [S,3], scores of the tags O, B, I: rows whose task is QA, which end at once with STOP."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStats:
+    """Occupancy of the key-value cache, and the queue in front of it."""
+
+    slots_used: int
+    slots_total: int
+    waiting_rows: int
