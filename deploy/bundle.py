@@ -10,7 +10,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,9 @@ class BundleContents:
     opset: int
     config: Mapping[str, Any]
     """The fields of `HybridConfig`."""
+
+    parameters: int
+    """How many the network has, tied ones once."""
 
     models: Mapping[str, onnx.ModelProto]
     """Graph name to graph; writing moves their weights to shards."""
@@ -132,8 +134,10 @@ def _describe(
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    with suppress(FileNotFoundError):
-        if not output.is_dir() or (any(output.iterdir()) and not (output / MANIFEST_NAME).exists()):
-            raise ValueError(f"{output} exists and is no bundle: choose another output folder")
-        if any(output.iterdir()) and not overwrite:
-            raise ValueError(f"{output} already holds a bundle: choose another output folder, or pass --overwrite")
+    if not output.exists():
+        return
+    is_bundle = (output / MANIFEST_NAME).is_file()
+    if not is_bundle and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists and is no bundle: choose another output folder")
+    if is_bundle and not overwrite:
+        raise ValueError(f"{output} already holds a bundle: choose another output folder, or pass --overwrite")

@@ -26,10 +26,9 @@ LIMITS = """\
 def render_card(contents: BundleContents) -> str:
     """The text of MODEL_CARD.md."""
     config = contents.config
-    parameters = contents.quantization.get("parameters")
     facts = {
         "preset": contents.preset,
-        **({"parameters": f"{parameters:,}"} if parameters else {}),
+        "parameters": f"{contents.parameters:,}",
         "width, heads": f"{config['d_model']}, {config['num_heads']}",
         "encoder": f"{config['encoder_layers']} pre-norm Transformer layers, feed-forward {config['encoder_ffn']}",
         "hybrid units": f"{config['hybrid_units']} in parallel, each attention + bidirectional GRU in blocks of "
@@ -48,7 +47,7 @@ def render_card(contents: BundleContents) -> str:
         f"## Licence\n\nThe weights: **{contents.license}**, as their training data demand. The code: Apache-2.0.\n",
         _section("Sources and training", contents.provenance, "Not stated."),
         _section("Evaluation", contents.evaluation, "Not evaluated."),
-        _section("Quantisation", contents.quantization, "None: the weights are stored as trained."),
+        _section("Quantisation", contents.quantization, "Not compared with the trained weights."),
         f"## Intended use\n\n{USE}",
         f"## Limits\n\n{_limits(contents)}",
     ]
