@@ -1,0 +1,45 @@
+"""ONNX Runtime sessions, all opened the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from .manifest import BundleError
+
+NUMPY_TYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+}
+"""ONNX Runtime's names of the types that the bundle's graphs take and give."""
+
+
+def open_session(path: Path, *, threads: int = 0, keeps_memory: bool = True) -> ort.InferenceSession:
+    """Load a graph for the CPU.
+
+    Args:
+        path: the graph; its weights lie beside it.
+        threads: threads of one operator; 0 is one for each physical core.
+        keeps_memory: hold on to the memory of the largest run. Right for steps of one size; graphs that see sources
+            of any length would stay as large as the largest batch they ever saw.
+
+    Raises:
+        BundleError: the graph is missing, damaged, or of an operator set that this ONNX Runtime does not know.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = keeps_memory
+    options.enable_mem_pattern = keeps_memory
+    # Waiting threads sleep: the gateway and the other models share the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class but Exception.
+        raise BundleError(f"{path} cannot be loaded ({error}): fetch or export the bundle again") from error
