@@ -41,7 +41,7 @@ class BundleContents:
     """How many the network has, tied ones once."""
 
     models: Mapping[str, onnx.ModelProto]
-    """Graph name to graph; writing moves their weights to shards."""
+    """Graph name to graph, weights inside."""
 
     crf: CrfScores
     limits: Limits

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-BOS, EOS = 1, 2
+from model.tokenizer import BOS, EOS
+
 SMALLEST_SOURCE = 2
 """Positions of a cross cache: GroupQueryAttention takes a single one for a prompt."""
 
@@ -54,6 +55,10 @@ class GraphRunner:
         """FP32 [B,S,V] of padded rows."""
         return self.run("hybrid_lm", input_ids=ids_BS)[0]
 
+    def route(self, ids_BS: np.ndarray) -> np.ndarray:
+        """Task probabilities [B,3] of padded rows."""
+        return self.run("router", input_ids=ids_BS)[0]
+
     def encode(self, ids_BS: np.ndarray, lengths_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Memory [B,S,D] and task probabilities [B,3]."""
         memory, probabilities = self.run("encoder", input_ids=ids_BS, lengths=lengths_B.astype(np.int32))
@@ -62,6 +67,11 @@ class GraphRunner:
     def emissions(self, ids_BS: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
         """Tag scores [B,S,3]."""
         return self.run("qa", input_ids=ids_BS, lengths=lengths_B.astype(np.int32)[:, None])[0]
+
+    def emissions_of_memory(self, ids_BS: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+        """Tag scores [B,S,3], by the encoder's and the extractive decoder's graphs."""
+        memory, _ = self.encode(ids_BS, lengths_B)
+        return self.run("extractive", memory=memory, lengths=lengths_B.astype(np.int32))[0]
 
     def decoder(self, kind: str, ids_BS: np.ndarray, lengths_B: np.ndarray, max_target: int) -> StepRunner:
         """The decoder `generative` or `pointer`, prefilled with these sources."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ def print_report(report: DataclassInstance, *, as_json: bool) -> None:
     for name, value in fields.items():
         table.add_row(name.replace("_", " "), _text(name, value))
     Console(soft_wrap=True).print(table)
+
+
+def read_object(path: Path | None) -> dict[str, Any]:
+    """The JSON object in a file, empty without one. Raises ValueError where the file holds something else."""
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
 
 
 @contextmanager

@@ -74,19 +74,21 @@ class ShardWriter:
 def write_graphs(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, tuple[str, ...]]:
     """Write `NAME.onnx` for every graph, and their shared weights; returns the shards that each graph reads.
 
-    The models are emptied of their large tensors. Raises onnx.checker.ValidationError where a file is not valid.
+    Raises onnx.checker.ValidationError where a file is not valid.
     """
     writer = ShardWriter(folder)
     shards: dict[str, tuple[str, ...]] = {}
     for name, model in models.items():
         used: dict[str, None] = {}
-        for tensor in model.graph.initializer:
+        written = onnx.ModelProto()
+        written.CopyFrom(model)
+        for tensor in written.graph.initializer:
             if len(tensor.raw_data) >= INLINE_BYTES:
                 place = writer.place(tensor.raw_data)
                 _point_to(tensor, place)
                 used[place.shard] = None
         shards[name] = tuple(used)
-        (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+        (folder / f"{name}.onnx").write_bytes(written.SerializeToString(deterministic=True))
     for name in models:
         onnx.checker.check_model(str(folder / f"{name}.onnx"))
     return shards
