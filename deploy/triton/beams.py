@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .protocol import FinishReason, Sampling
-from .sampling import TokenRules, adjust_scores, likeliest
+from .sampling import TokenRules, adjust_scores, largest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -101,7 +101,7 @@ class BeamSearch:
         for beam in np.flatnonzero(np.isfinite(self._scores)):
             logs_V = _log_softmax(scores_KV[beam])
             adjust_scores(logs_V, self._beams[beam, : self._length], self.sampling, self.rules.end)
-            ids = likeliest(logs_V, wanted)
+            ids = largest(logs_V, wanted)
             ids = ids[np.isfinite(logs_V[ids])]
             tokens.append(ids)
             parents.append(np.full(len(ids), beam))

@@ -212,9 +212,11 @@ class Engine:
             self._pool.grow(bounds)
             self._rules.apply(scores_NV)
             reasons = self._choose(decoder, lanes, bounds, scores_NV)
-            for row in reasons:
-                row.report()
-                self._reporting[row.batch] = None
+            for row, reason in reasons.items():
+                if reason is FinishReason.RUNNING and row.report():
+                    self._reporting[row.batch] = None
+                elif reason is FinishReason.ERROR:
+                    log.error("row %d: no token has a finite score", row.row.row_id)
             for reason in (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ERROR):
                 self._finish([row for row, each in reasons.items() if each is reason], reason)
 

@@ -62,10 +62,12 @@ class LiveRow:
         self._decoding_s = time.perf_counter()
         self.lanes = lanes
 
-    def report(self) -> None:
-        """Leave news for the sink, if the row streams and has any."""
-        if self.row.stream and len(self.search.tokens) > self._sent:
+    def report(self) -> bool:
+        """Leave news for the sink, if the row streams and has any; whether it did."""
+        has_news = self.row.stream and len(self.search.tokens) > self._sent
+        if has_news:
             self._post(FinishReason.RUNNING)
+        return has_news
 
     def finish(self, reason: FinishReason, emissions: np.ndarray | None = None) -> None:
         """Leave the last update."""

@@ -22,8 +22,14 @@ from .protocol import FinishReason, Sampling
 COLDEST = 1e-5
 """Temperatures below it are greedy: scores divided by less overflow."""
 
-FIRST_GUESS = 128
-"""Tokens that usually hold the nucleus of top-p; more are sorted only where they do not."""
+NUCLEUS_GUESSES = (128, 2048)
+"""Tokens that mostly hold the nucleus of top-p: sorting these takes 0.03 and 0.1 ms, all 32,000 take 0.7 ms."""
+
+NARROWEST_BLOCK = 8
+"""Maxima of narrower blocks take longer than they save."""
+
+BLOCK = 256
+"""Masses summed at once while looking for the drawn token: 0.03 ms a row, one cumulated sum took 0.28 ms."""
 
 NO_TOKEN = -1
 """Chosen where no token has a finite score."""
@@ -142,60 +148,57 @@ def repeating_tokens(tokens: np.ndarray, size: int) -> np.ndarray:
     return tokens[size - 1 :][same]
 
 
-def likeliest(scores_V: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the `count` highest scores, highest first; of equal scores the lower id first."""
-    size = len(scores_V)
+def largest(values_V: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` largest values, in the order of their ids; of equal values the lower id counts first."""
+    size = len(values_V)
     width = size // (4 * count)
-    if width < 2:
-        candidates = np.arange(size)
-    else:
-        # The count-th highest of the blocks' maxima is a bound that at least `count` scores reach: two passes over
-        # the row and a sort of what is left, in place of a sort of the row.
-        whole = size - size % width
-        maxima = scores_V[:whole].reshape(-1, width).max(axis=1)
-        candidates = np.flatnonzero(scores_V >= np.partition(maxima, -count)[-count])
-    return candidates[np.argsort(-scores_V[candidates], kind="stable")[:count]]
+    candidates = np.arange(size)
+    if width >= NARROWEST_BLOCK:
+        # The count-th largest of the blocks' maxima is a bound that at least `count` values reach, found in a tenth
+        # of the time that it takes to partition the row.
+        maxima = values_V[: size - size % width].reshape(-1, width).max(axis=1)
+        candidates = np.flatnonzero(values_V >= np.partition(maxima, -count)[-count])
+    found = values_V[candidates]
+    if len(found) <= count:
+        return candidates
+    edge = np.partition(found, -count)[-count]
+    kept = found > edge
+    kept[np.flatnonzero(found == edge)[: count - int(kept.sum())]] = True
+    return candidates[kept]
 
 
 def _draw(scores_V: np.ndarray, highest: float, sampling: Sampling, uniform: float) -> int:
+    ids, mass = None, scores_V
     if sampling.top_k:
-        ids = likeliest(scores_V, min(sampling.top_k, len(scores_V)))
-        mass = _weights(scores_V[ids], highest, sampling.temperature).astype(np.float64)
-        if sampling.top_p < 1.0:
-            mass = mass[: _nucleus_size(mass, sampling.top_p * mass.sum())]
-        return int(ids[_inverse(mass, uniform)])
-    weights_V = _weights(scores_V, highest, sampling.temperature)
+        ids = largest(scores_V, sampling.top_k)
+        mass = scores_V[ids]
+    mass = np.exp((mass - np.float32(highest)) / np.float32(sampling.temperature))
     if sampling.top_p < 1.0:
-        ids, mass = _nucleus(scores_V, weights_V, sampling.top_p)
-        return int(ids[_inverse(mass, uniform)])
-    return _inverse(weights_V, uniform)
+        nucleus = _nucleus(mass, sampling.top_p)
+        ids, mass = nucleus if ids is None else ids[nucleus], mass[nucleus]
+    chosen = _inverse(mass, uniform)
+    return chosen if ids is None else int(ids[chosen])
 
 
-def _weights(scores: np.ndarray, highest: float, temperature: float) -> np.ndarray:
-    return np.exp((scores - np.float32(highest)) / np.float32(temperature))
-
-
-def _nucleus(scores_V: np.ndarray, weights_V: np.ndarray, top_p: float) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest set of likeliest tokens that holds `top_p` of the mass: ids, likeliest first, and their mass."""
-    total = weights_V.sum(dtype=np.float64)
-    target = top_p * total
-    ids = likeliest(scores_V, min(FIRST_GUESS, len(scores_V)))
-    mass = weights_V[ids].astype(np.float64)
-    if mass.sum() < target:
-        # Tokens below this weight hold less than 1 - p together, so the nucleus lies above; half, for rounding.
-        floor = 0.5 * (total - target) / len(weights_V)
-        kept = np.flatnonzero(weights_V >= floor)
-        ids = kept[np.argsort(-scores_V[kept], kind="stable")]
-        mass = weights_V[ids].astype(np.float64)
-    size = _nucleus_size(mass, target)
-    return ids[:size], mass[:size]
-
-
-def _nucleus_size(mass: np.ndarray, target: float) -> int:
-    """How many of the likeliest tokens it takes to reach `target`; the one that reaches it included."""
-    return min(int(np.searchsorted(np.cumsum(mass), target)) + 1, len(mass))
+def _nucleus(mass: np.ndarray, top_p: float) -> np.ndarray:
+    """Indices of the smallest set of largest masses that holds `top_p` of all."""
+    target = top_p * mass.sum(dtype=np.float64)
+    for guess in (*NUCLEUS_GUESSES, len(mass)):
+        held = mass[largest(mass, guess)] if guess < len(mass) else mass
+        cumulated = np.cumsum(np.sort(held)[::-1], dtype=np.float64)
+        if cumulated[-1] >= target:
+            break
+    size = int(np.searchsorted(cumulated, target)) + 1
+    return largest(mass, min(size, len(mass)))
 
 
 def _inverse(mass: np.ndarray, uniform: float) -> int:
-    cumulated = np.cumsum(mass, dtype=np.float64)
-    return int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
+    """The index at which the cumulated mass passes `uniform` of the whole, by blocks first."""
+    blocks = np.cumsum(np.add.reduceat(mass, np.arange(0, len(mass), BLOCK), dtype=np.float64))
+    point = uniform * blocks[-1]
+    block = int(np.searchsorted(blocks, point, side="right"))
+    before = blocks[block - 1] if block else 0.0
+    cumulated = before + np.cumsum(mass[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    # The block's two sums may differ in their last bit: the point stays below the end, where no mass is left.
+    point = min(point, np.nextafter(cumulated[-1], 0.0))
+    return block * BLOCK + int(np.searchsorted(cumulated, point, side="right"))

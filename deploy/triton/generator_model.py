@@ -1,0 +1,150 @@
+"""The Triton model `generator`: the engine behind a decoupled Python-backend model.
+
+    execute (Triton's thread)          decode loop (our thread)
+    read the request ── submit ──▶ Engine.step … ── updates ──▶ ResponseStream ── one response a step ──▶ client
+
+A request is answered until all of its rows have finished; then its last response carries the final flag. Requests to
+cancel and for statistics are answered at once. Parameters in config.pbtxt: the fields of EngineSettings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .engine import Engine
+from .limits import EngineSettings
+from .protocol import EngineStats, FinishReason, RowUpdate
+from .wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_updates
+
+log = logging.getLogger(__name__)
+
+STEPS_BETWEEN_CHECKS = 4
+"""Asking whether a client has gone is a call to another process: one stream is asked every so many steps."""
+
+
+class TritonPythonModel:
+    """What the Python backend loads."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle beside the model's file and start the decode loop. Raises ValueError on bad parameters."""
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._engine = Engine(folder, EngineSettings.from_parameters(read_parameters(args)))
+        self._watch = DisconnectWatch(self._engine)
+        self._thread = threading.Thread(
+            target=self._engine.run, args=(self._watch.after_step,), name="decode-loop", daemon=True
+        )
+        self._thread.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests; the answers come from the decode loop."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._take(request, sender)
+            except (ValueError, RuntimeError) as error:
+                _send_error(sender, str(error))
+            except Exception as error:
+                # Anything else must not leave the client waiting either.
+                log.exception("a request failed")
+                _send_error(sender, f"internal error: {error!r}")
+
+    def finalize(self) -> None:
+        """End all rows and join the decode loop."""
+        self._engine.close()
+        self._thread.join()
+
+    def _take(self, request: Any, sender: Any) -> None:
+        if not self._thread.is_alive():
+            raise RuntimeError("the decode loop has ended: restart the server")
+        # Copied: the request's memory goes back to Triton while its rows are still waiting.
+        tensors = {each.name(): np.array(each.as_numpy()) for each in request.inputs()}
+        kind = decode_kind(tensors)
+        if kind is RequestKind.BATCH:
+            batch = decode_batch(tensors)
+            stream = ResponseStream(sender, self._engine, [row.row_id for row in batch.rows])
+            self._engine.submit(batch, stream)
+            self._watch.add(stream)
+            return
+        if kind is RequestKind.CANCEL:
+            self._engine.cancel(decode_cancel(tensors))
+        _send(sender, encode_updates([], self._engine.stats), final=True)
+
+
+class ResponseStream:
+    """The sink of one batch: turns its updates into responses."""
+
+    def __init__(self, sender: Any, engine: Engine, row_ids: list[int]) -> None:
+        self.row_ids = row_ids
+        self._sender, self._engine = sender, engine
+        self._unfinished = len(row_ids)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every row has finished."""
+        return self._unfinished == 0
+
+    def __call__(self, updates: list[RowUpdate]) -> None:
+        """Send one response."""
+        self._unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
+        stats: EngineStats = self._engine.stats
+        _send(self._sender, encode_updates(updates, stats), final=self.is_done)
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has gone."""
+        return self._sender.is_cancelled()
+
+
+class DisconnectWatch:
+    """Frees the rows of clients that have gone, one stream a check, in turn."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._streams: list[ResponseStream] = []
+        self._steps = 0
+
+    def add(self, stream: ResponseStream) -> None:
+        """Watch a stream until it is done."""
+        with self._lock:
+            self._streams.append(stream)
+
+    def after_step(self) -> None:
+        """Called by the decode loop."""
+        self._steps += 1
+        if self._steps % STEPS_BETWEEN_CHECKS:
+            return
+        with self._lock:
+            self._streams = [each for each in self._streams if not each.is_done]
+            if not self._streams:
+                return
+            stream = self._streams.pop(0)
+            self._streams.append(stream)
+        if stream.is_cancelled():
+            self._engine.cancel(stream.row_ids)
+
+
+def read_parameters(args: dict[str, str]) -> dict[str, str]:
+    """The `parameters` of a model's configuration."""
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    return {name: value["string_value"] for name, value in parameters.items()}
+
+
+def _send(sender: Any, tensors: Tensors, *, final: bool) -> None:
+    outputs = [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in tensors.items()]
+    flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+    sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=flags)
+
+
+def _send_error(sender: Any, message: str) -> None:
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+    sender.send(
+        pb_utils.InferenceResponse(output_tensors=[], error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    )

@@ -1,0 +1,105 @@
+"""A Triton model for any stateless graph of the bundle, for servers that have only the Python backend.
+
+It does what the native onnxruntime backend does: requests that Triton's dynamic batching hands over together run as
+one batch. Parameters in config.pbtxt: `graph` (its name in the manifest), `threads`, `verify`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .generator_model import read_parameters
+from .limits import EngineSettings
+from .manifest import load_manifest
+from .sessions import NUMPY_TYPES, open_session
+
+log = logging.getLogger(__name__)
+
+Inputs = Mapping[str, np.ndarray]
+
+
+class TritonPythonModel:
+    """What the Python backend loads."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the graph. Raises ValueError on bad parameters, BundleError on a damaged bundle."""
+        parameters = read_parameters(args)
+        if "graph" not in parameters:
+            raise ValueError("parameter graph is missing: name a graph of the manifest")
+        settings, graph = EngineSettings.from_parameters(parameters), parameters["graph"]
+        folder = Path(args["model_repository"]) / args["model_version"]
+        manifest = load_manifest(folder, verify=settings.verify, graphs=[graph])
+        self._session = open_session(folder / manifest.graph_file(graph), threads=settings.threads, keeps_memory=False)
+        self._outputs = [each.name for each in self._session.get_outputs()]
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """One response a request, in their order; a bad request fails alone."""
+        responses: list[Any] = [None] * len(requests)
+        groups: dict[tuple, dict[int, Inputs]] = {}
+        for index, request in enumerate(requests):
+            inputs = {each.name(): each.as_numpy() for each in request.inputs()}
+            try:
+                self._check(inputs)
+            except ValueError as error:
+                responses[index] = _failure(str(error))
+                continue
+            shapes = tuple(inputs[name].shape[1:] for name in sorted(inputs))
+            groups.setdefault(shapes, {})[index] = inputs
+        for group in groups.values():
+            for index, response in zip(group, self._answer(list(group.values())), strict=True):
+                responses[index] = response
+        return responses
+
+    def _check(self, inputs: Inputs) -> None:
+        """Raises ValueError where a request's tensors are not the graph's."""
+        for expected in self._session.get_inputs():
+            dtype, tensor = NUMPY_TYPES[expected.type], inputs.get(expected.name)
+            if tensor is None:
+                raise ValueError(f"the request has no {expected.name}: send it as {dtype} {expected.shape}")
+            fits = tensor.ndim == len(expected.shape) and all(
+                size > 0 and wanted in (size, None)
+                for size, wanted in zip(tensor.shape, map(_fixed, expected.shape), strict=True)
+            )
+            if tensor.dtype != dtype or not fits:
+                raise ValueError(
+                    f"{expected.name} is {tensor.dtype} {list(tensor.shape)}: send {dtype} {expected.shape}"
+                )
+        if len({len(tensor) for tensor in inputs.values()}) != 1:
+            raise ValueError("the inputs have different batch sizes: send as many rows of each")
+
+    def _answer(self, group: Sequence[Inputs]) -> list[Any]:
+        """Run requests of one shape as one batch; one at a time where that fails, to fail only the bad ones."""
+        try:
+            joined = {name: np.concatenate([inputs[name] for inputs in group]) for name in group[0]}
+            results = self._session.run(self._outputs, joined)
+        except Exception as error:
+            if len(group) > 1:
+                return [response for inputs in group for response in self._answer([inputs])]
+            log.exception("a request failed")
+            return [_failure(str(error))]
+        borders = np.cumsum([len(next(iter(inputs.values()))) for inputs in group])[:-1]
+        parts = [np.split(result, borders) for result in results]
+        return [
+            pb_utils.InferenceResponse(
+                output_tensors=[
+                    pb_utils.Tensor(name, part[index]) for name, part in zip(self._outputs, parts, strict=True)
+                ]
+            )
+            for index in range(len(group))
+        ]
+
+
+def _fixed(dimension: int | str) -> int | None:
+    """A dimension of a graph; None where it is symbolic."""
+    return dimension if isinstance(dimension, int) else None
+
+
+def _failure(message: str) -> Any:
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)
