@@ -51,8 +51,12 @@ def mixture(builder: GraphBuilder, decoder: Decoder, state_B1D: Value, lengths: 
     inside_BS = is_token(builder, lengths.source, size)
     copy_BS = builder.softmax(builder.where(inside_BS, scores_BS, builder.constant(-np.inf, np.float32)))
 
-    gate_B1 = builder.squeeze(builder.sigmoid(linear(builder, state_B1D, "pointer.gate", bias=True)), 1)
-    vocabulary_BV = builder.mul(builder.softmax(tied_logits(builder, state_B1D, decoder.width)), gate_B1)
-    copied_BS = builder.mul(copy_BS, builder.sub(builder.constant(1.0, np.float32), gate_B1))
-    mixed_BV = builder.op("ScatterElements", vocabulary_BV, ids_BS, copied_BS, axis=1, reduction="add")[0]
+    # softmax([x, 0]) is (sigmoid(x), 1 - sigmoid(x)). ONNX Runtime's Sigmoid is off by up to 1e-9, and 1 - sigmoid(x)
+    # keeps no digit near 1: both would show in the logarithm of small probabilities.
+    score_B1 = builder.squeeze(linear(builder, state_B1D, "pointer.gate", bias=True), 1)
+    gates_B2 = builder.softmax(builder.concat(score_B1, builder.sub(score_B1, score_B1), axis=1))
+    generate_B1, copy_B1 = builder.split(gates_B2, [1, 1])
+    generated_BV = builder.mul(builder.softmax(tied_logits(builder, state_B1D, decoder.width)), generate_B1)
+    copied_BS = builder.mul(copy_BS, copy_B1)
+    mixed_BV = builder.op("ScatterElements", generated_BV, ids_BS, copied_BS, axis=1, reduction="add")[0]
     return builder.op("Log", builder.add(mixed_BV, builder.constant(FLOOR, np.float32)))[0]
