@@ -1,0 +1,268 @@
+"""The two Python-backend models, with a stand-in for the module that only Triton's stub provides."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from engine_traffic import make_rows
+
+from deploy.triton.manifest import BundleError
+from deploy.triton.protocol import FinishReason, GenerationBatch, RowUpdate, Task
+from deploy.triton.wire import decode_updates, encode_batch, encode_cancel, encode_stats_query
+
+FINAL = 1
+
+
+class Tensor:
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        assert array.size
+        self._name, self._array = name, array
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> np.ndarray:
+        return self._array
+
+
+class TritonError(Exception):
+    INVALID_ARG = 3
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InferenceResponse:
+    def __init__(self, output_tensors: list[Tensor], error: TritonError | None = None) -> None:
+        self.tensors = {each.name(): each.as_numpy() for each in output_tensors}
+        self.error = error
+
+
+class Sender:
+    """What a client sees of its stream."""
+
+    def __init__(self) -> None:
+        self.responses: queue.Queue[tuple[InferenceResponse, int]] = queue.Queue()
+        self.gone = threading.Event()
+
+    def send(self, response: InferenceResponse, flags: int) -> None:
+        self.responses.put((response, flags))
+
+    def is_cancelled(self) -> bool:
+        return self.gone.is_set()
+
+    def receive(self) -> tuple[InferenceResponse, int]:
+        return self.responses.get(timeout=60)
+
+    def receive_all(self) -> list[InferenceResponse]:
+        """Responses up to the final one."""
+        received = []
+        while True:
+            response, flags = self.receive()
+            received.append(response)
+            if flags == FINAL:
+                assert self.responses.empty()
+                return received
+
+
+class Request:
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        self.sender = Sender()
+        self._tensors = tensors
+
+    def inputs(self) -> list[Tensor]:
+        return [Tensor(name, array) for name, array in self._tensors.items()]
+
+    def get_response_sender(self) -> Sender:
+        return self.sender
+
+
+@pytest.fixture(scope="module", autouse=True)
+def backend() -> Iterator[None]:
+    """The stub's module."""
+    module = ModuleType("triton_python_backend_utils")
+    for each in (Tensor, TritonError, InferenceResponse):
+        setattr(module, each.__name__, each)
+    module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
+    sys.modules[module.__name__] = module
+    yield
+    del sys.modules[module.__name__]
+
+
+def load(name: str, bundle: Path, **parameters: str):
+    """An initialised model whose version folder is the bundle."""
+    config = {"parameters": {key: {"string_value": value} for key, value in {"threads": "1", **parameters}.items()}}
+    model = importlib.import_module(f"deploy.triton.{name}").TritonPythonModel()
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_repository": str(bundle.parent),
+            "model_version": bundle.name,
+        }
+    )
+    return model
+
+
+def ask(model, tensors: dict[str, np.ndarray]) -> Sender:
+    request = Request(tensors)
+    model.execute([request])
+    return request.sender
+
+
+def updates_of(responses: list[InferenceResponse]) -> list[RowUpdate]:
+    return [update for response in responses for update in decode_updates(response.tensors)[0]]
+
+
+def batch_of(rows: list, task: Task = Task.GENERATION) -> dict[str, np.ndarray]:
+    return encode_batch(GenerationBatch(task=task, rows=tuple(rows)))
+
+
+@pytest.fixture(scope="module")
+def generator(nano_bundle: Path):
+    model = load("generator_model", nano_bundle, slots="4", verify="false")
+    yield model
+    model.finalize()
+    assert not any(thread.name == "decode-loop" for thread in threading.enumerate())
+
+
+def test_a_batch_is_answered_until_its_rows_have_finished(generator) -> None:
+    rows = [*make_rows(2, stream=True, max_new_tokens=6, min_new_tokens=6), *make_rows(1, first=8, max_new_tokens=3)]
+    responses = ask(generator, batch_of(rows)).receive_all()
+    updates = updates_of(responses)
+    assert 6 <= len(responses) <= 7
+    assert {each.row_id for each in updates if each.finish_reason is FinishReason.LENGTH} == {0, 1, 8}
+    assert sum(len(each.tokens) for each in updates if each.row_id == 0) == 6
+
+
+def test_statistics_are_answered_at_once(generator) -> None:
+    responses = ask(generator, encode_stats_query()).receive_all()
+    stats = decode_updates(responses[0].tensors)[1]
+    assert (len(responses), stats.slots_total, stats.slots_used) == (1, 4, 0)
+
+
+def test_rows_are_cancelled_by_another_request(generator) -> None:
+    batch = ask(generator, batch_of(make_rows(2, stream=True, max_new_tokens=500, min_new_tokens=500)))
+    batch.receive()
+    assert len(ask(generator, encode_cancel([0, 1])).receive_all()) == 1
+    reasons = [each.finish_reason for each in updates_of(batch.receive_all())]
+    assert reasons[-2:] == [FinishReason.CANCELLED] * 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_rows(generator, stream: bool) -> None:
+    rows = make_rows(2, stream=stream, max_new_tokens=500, min_new_tokens=500)
+    batch = ask(generator, batch_of(rows))
+    batch.gone.set()
+    reasons = {each.row_id: each.finish_reason for each in updates_of(batch.receive_all())}
+    assert reasons == {0: FinishReason.CANCELLED, 1: FinishReason.CANCELLED}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"request_kind": np.int32([7])}, "request_kind is 7"),
+        ({"input_ids": np.int64([5, 99_999])}, "input_ids holds the id 99999"),
+        ({"task": np.float32([0])}, "task is float32"),
+    ],
+)
+def test_a_bad_request_is_answered_in_words_and_the_next_one_served(generator, change: dict, message: str) -> None:
+    tensors = {**batch_of(make_rows(1)), "input_ids": np.int64([5, 20]), "input_lengths": np.int32([2])}
+    response, flags = ask(generator, tensors | change).receive()
+    assert flags == FINAL
+    assert message in str(response.error)
+    assert ask(generator, tensors).receive_all()[-1].error is None
+
+
+def test_finalize_ends_rows_in_flight(nano_bundle: Path) -> None:
+    model = load("generator_model", nano_bundle, slots="2", verify="false")
+    batch = ask(model, batch_of(make_rows(3, stream=True, max_new_tokens=500, min_new_tokens=500)))
+    batch.receive()
+    model.finalize()
+    assert {each.row_id for each in updates_of(batch.receive_all())} == {0, 1, 2}
+    response, flags = ask(model, batch_of(make_rows(1))).receive()
+    assert "the decode loop has ended" in str(response.error)
+    assert flags == FINAL
+
+
+def test_a_bad_parameter_stops_the_model(nano_bundle: Path) -> None:
+    with pytest.raises(ValueError, match="parameter slots is 'x'"):
+        load("generator_model", nano_bundle, slots="x")
+    with pytest.raises(ValueError, match="parameter graph is missing"):
+        load("stateless_model", nano_bundle)
+    with pytest.raises(BundleError, match="has no graph 'nothing'"):
+        load("stateless_model", nano_bundle, graph="nothing")
+
+
+@pytest.fixture(scope="module")
+def qa(nano_bundle: Path):
+    return load("stateless_model", nano_bundle, graph="qa")
+
+
+def qa_inputs(seed: int, rows: int, size: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "input_ids": random.integers(16, 32_000, (rows, size)),
+        "lengths": random.integers(1, size + 1, (rows, 1)).astype(np.int32),
+    }
+
+
+def test_requests_of_any_shapes_get_their_own_results(qa, nano_bundle: Path) -> None:
+    shapes = [(1, 10), (2, 10), (1, 30), (3, 10), (2, 30)]
+    asked = [qa_inputs(seed, *shape) for seed, shape in enumerate(shapes)]
+    responses = qa.execute([Request(inputs) for inputs in asked])
+    session = ort.InferenceSession(nano_bundle / "graphs" / "qa.onnx", providers=["CPUExecutionProvider"])
+    for inputs, response in zip(asked, responses, strict=True):
+        expected = session.run(["emissions"], inputs)[0]
+        np.testing.assert_allclose(response.tensors["emissions"], expected, atol=1e-5)
+
+
+def test_requests_of_one_shape_run_once(qa, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    session = qa._session
+
+    class Counting:
+        get_inputs = session.get_inputs
+
+        def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            sizes.append(len(inputs["input_ids"]))
+            return session.run(outputs, inputs)
+
+    monkeypatch.setattr(qa, "_session", Counting())
+    qa.execute([Request(qa_inputs(seed, 1 + seed % 2, 12)) for seed in range(4)])
+    assert sizes == [6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lengths": np.int64([[4]])}, "lengths is int64"),
+        ({"lengths": np.int32([4])}, "lengths is int32 \\[1\\]"),
+        ({"lengths": np.int32([[4], [4]])}, "different batch sizes"),
+        ({"input_ids": np.int64([[20, 32_000, 20, 20, 20]])}, "32000"),
+    ],
+)
+def test_a_bad_request_fails_alone(qa, change: dict, message: str) -> None:
+    good, bad = qa_inputs(0, 1, 5), {**qa_inputs(1, 1, 5), **change}
+    responses = qa.execute([Request(good), Request(bad), Request(good)])
+    assert [response.error is None for response in responses] == [True, False, True]
+    with pytest.raises(TritonError, match=message):
+        raise responses[1].error
+
+
+def test_a_request_without_an_input_is_refused(qa) -> None:
+    inputs = qa_inputs(0, 1, 5)
+    del inputs["lengths"]
+    (response,) = qa.execute([Request(inputs)])
+    assert "the request has no lengths" in str(response.error)
