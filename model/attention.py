@@ -1,0 +1,82 @@
+"""Multi-head attention on PyTorch's fused kernel: over whole rows, and one token at a time on a cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def token_mask(lengths_B: Tensor, size: int) -> Tensor:
+    """True at each row's tokens, [B,S]."""
+    return torch.arange(size, device=lengths_B.device) < lengths_B[:, None]
+
+
+def key_mask(lengths_B: Tensor | None, size: int) -> Tensor | None:
+    """True where a key may be read, [B,1,1,S]; None where all may, which lets the fastest kernels run."""
+    return None if lengths_B is None else token_mask(lengths_B, size)[:, None, None]
+
+
+def split_heads(hidden_BSD: Tensor, heads: int) -> Tensor:
+    """[B,S,D] → [B,H,S,E]."""
+    return hidden_BSD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(mixed_BHSE: Tensor) -> Tensor:
+    """[B,H,S,E] → [B,S,D]."""
+    return mixed_BHSE.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of rows to themselves."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden_BSD: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """[B,S,D] → [B,S,D]; `mask` as `key_mask` makes it."""
+        query, key, value = self._projected(hidden_BSD)
+        mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        return self.out(merge_heads(mixed_BHSE))
+
+    def step(self, hidden_B1D: Tensor, keys_BHTE: Tensor, values_BHTE: Tensor, position: int) -> Tensor:
+        """Attention of one more token to those before it and itself; its key and value enter the cache."""
+        query, key, value = self._projected(hidden_B1D)
+        keys_BHTE[:, :, position : position + 1] = key
+        values_BHTE[:, :, position : position + 1] = value
+        known = slice(0, position + 1)
+        mixed = functional.scaled_dot_product_attention(query, keys_BHTE[:, :, known], values_BHTE[:, :, known])
+        return self.out(merge_heads(mixed))
+
+    def _projected(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(hidden_BSD).chunk(3, dim=-1))
+        return query, key, value
+
+
+class CrossAttention(nn.Module):
+    """Attention of a target's rows to a source's memory."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden_BTD: Tensor, memory_BSD: Tensor, mask: Tensor | None) -> Tensor:
+        """[B,T,D] reading [B,S,D] → [B,T,D]."""
+        return self.attend(hidden_BTD, *self.keys_values(memory_BSD), mask)
+
+    def keys_values(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """The memory's keys and values, each [B,H,S,E]."""
+        key, value = (split_heads(part, self.heads) for part in self.kv(memory_BSD).chunk(2, dim=-1))
+        return key, value
+
+    def attend(self, hidden_BTD: Tensor, keys_BHSE: Tensor, values_BHSE: Tensor, mask: Tensor | None) -> Tensor:
+        """[B,T,D] reading keys and values → [B,T,D]."""
+        query_BHTE = split_heads(self.q(hidden_BTD), self.heads)
+        mixed_BHTE = functional.scaled_dot_product_attention(query_BHTE, keys_BHSE, values_BHSE, attn_mask=mask)
+        return self.out(merge_heads(mixed_BHTE))

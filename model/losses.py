@@ -1,0 +1,123 @@
+"""The training losses of all heads: means over real targets, 0 where a batch has none.
+
+A label of IGNORE is no target. The vocabulary is large, so logits exist only where a target may stand, and a chunk at
+a time: they are computed again in the backward pass rather than kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from model.network import HybridModel
+
+IGNORE = -100
+"""A label that no loss counts."""
+
+CHUNK = 8_192
+"""Targets whose logits exist at once: 1 GB in float32 at a vocabulary of 32,000."""
+
+
+def masked_token_loss(model: HybridModel, memory_BSD: Tensor, positions_BM: Tensor, labels_BM: Tensor) -> Tensor:
+    """Cross-entropy of the masked tokens.
+
+    Args:
+        model: the network.
+        memory_BSD: the encoder's result on the masked rows.
+        positions_BM: where masked tokens stand; any position where the label is IGNORE.
+        labels_BM: what stood there.
+    """
+    index_BMD = positions_BM.long()[..., None].expand(-1, -1, memory_BSD.shape[-1])
+    states_BMD = model.lm_head(memory_BSD.gather(1, index_BMD))
+    log_label_BM, _ = label_log_probs(model, states_BMD, labels_BM)
+    return _mean(-log_label_BM, labels_BM)
+
+
+def continuation_loss(
+    model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, labels_BT: Tensor, *, smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of the generative decoder; labels are token ids and the end token, then IGNORE.
+
+    `smoothing` is the share of the target probability that is spread evenly over the vocabulary.
+    """
+    states_BTD = model.decoder_states("generative", memory_BSD, lengths_B, shift_right(model, labels_BT))
+    log_label_BT, log_mean_BT = label_log_probs(model, states_BTD, labels_BT)
+    return _mean(-(1 - smoothing) * log_label_BT - smoothing * log_mean_BT, labels_BT)
+
+
+def summary_loss(
+    model: HybridModel,
+    memory_BSD: Tensor,
+    lengths_B: Tensor | None,
+    source_BS: Tensor,
+    labels_BT: Tensor,
+    *,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """Negative log probability of the pointer decoder's mixture; arguments as in `continuation_loss`.
+
+    The smoothed share is the vocabulary distribution's alone: spread over the mixture, it would teach to copy nothing.
+    """
+    states_BTD = model.decoder_states("pointer", memory_BSD, lengths_B, shift_right(model, labels_BT))
+    log_generated_BT, log_mean_BT = label_log_probs(model, states_BTD, labels_BT)
+    log_target_BT = model.pointer.log_target(
+        states_BTD, log_generated_BT, model.pointer.copy_key(memory_BSD), lengths_B, source_BS, labels_BT
+    )
+    return _mean(-(1 - smoothing) * log_target_BT - smoothing * log_mean_BT, labels_BT)
+
+
+def span_loss(
+    model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, context_B2: Tensor, answer_B2: Tensor
+) -> Tensor:
+    """Negative log probability of the answers, mean over rows; `context_B2` and `answer_B2` as in `SpanCRF.nll`."""
+    emissions_BS3 = model.emissions(memory_BSD, lengths_B)
+    nll_B = model.extractive.crf.nll(emissions_BS3, context_B2, answer_B2)
+    return nll_B.sum() / max(1, len(nll_B))
+
+
+def router_loss(model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, tasks_B: Tensor) -> Tensor:
+    """Cross-entropy of the tasks 0, 1, 2; IGNORE where a row does not teach the router."""
+    logits_B3 = model.task_logits(memory_BSD, lengths_B).float()
+    return _mean(functional.cross_entropy(logits_B3, tasks_B.long(), reduction="none", ignore_index=IGNORE), tasks_B)
+
+
+def shift_right(model: HybridModel, labels_BT: Tensor) -> Tensor:
+    """What a decoder reads to predict the labels: `<s>`, then all but the last; pads in place of IGNORE."""
+    begin_B1 = torch.full_like(labels_BT[:, :1], model.config.bos_token_id)
+    read_BT = torch.cat([begin_B1, labels_BT[:, :-1]], dim=1)
+    return torch.where(read_BT == IGNORE, model.config.pad_token_id, read_BT)
+
+
+def label_log_probs(model: HybridModel, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The tied output layer's log probability of each label, and the mean over the vocabulary, float32 [B,T].
+
+    Both mean nothing where a label is IGNORE. `states` are [B,T,D], `labels` [B,T].
+    """
+    flat_ND, target_N = states.flatten(0, -2), labels.flatten().long().clamp(min=0)
+    if len(target_N) <= CHUNK:
+        log_label_N, log_mean_N = _log_probs(flat_ND, model.embedding.weight, target_N)
+    else:
+        parts = [
+            checkpoint(_log_probs, rows, model.embedding.weight, targets, use_reentrant=False, preserve_rng_state=False)
+            for rows, targets in zip(flat_ND.split(CHUNK), target_N.split(CHUNK), strict=True)
+        ]
+        log_label_N, log_mean_N = (torch.cat(group) for group in zip(*parts, strict=True))
+    return log_label_N.view(labels.shape), log_mean_N.view(labels.shape)
+
+
+def _log_probs(states_ND: Tensor, embedding_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    logits_NV = functional.linear(states_ND, embedding_VD).float()
+    log_total_N = torch.logsumexp(logits_NV, dim=-1)
+    log_label_N = logits_NV.gather(1, target_N[:, None])[:, 0] - log_total_N
+    return log_label_N, logits_NV.mean(-1) - log_total_N
+
+
+def _mean(losses: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels that count; 0, with a gradient of 0, where none does."""
+    counted = labels != IGNORE
+    return torch.where(counted, losses, 0).sum() / counted.sum().clamp(min=1)

@@ -1,0 +1,48 @@
+"""Dynamic position encoding: a learned table, scaled per token by a learned gate on the token's embedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DynamicPositions(nn.Module):
+    """`x + sigmoid(gate(x)) · table[i]`; a row longer than the table has the whole table stretched over it."""
+
+    def __init__(self, positions: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(positions, width))
+        self.gate = nn.Linear(width, 1)
+        nn.init.normal_(self.table, std=0.02)
+
+    def forward(self, embedded_BSD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Add positions 0, 1, … to embedded rows.
+
+        Args:
+            embedded_BSD: embeddings.
+            lengths_B: tokens of each row, read where S exceeds the table; None means S.
+        """
+        size = embedded_BSD.shape[1]
+        if size <= self.table.shape[0]:
+            return self._add(embedded_BSD, self.table[:size])
+        return self._add(embedded_BSD, self._stretched(size, lengths_B))
+
+    def at(self, embedded_B1D: Tensor, position: int) -> Tensor:
+        """Add one position, inside the table, to a token of every row."""
+        return self._add(embedded_B1D, self.table[position])
+
+    def _add(self, embedded_BSD: Tensor, positions: Tensor) -> Tensor:
+        return embedded_BSD + torch.sigmoid(self.gate(embedded_BSD)) * positions
+
+    def _stretched(self, size: int, lengths_B: Tensor | None) -> Tensor:
+        """Table rows at i·(P-1)/(length-1) [B,S,D], interpolated; rows that fit the table read it plainly."""
+        last = self.table.shape[0] - 1
+        if lengths_B is None:
+            lengths_B = torch.full((1,), size, device=self.table.device)
+        place_S = torch.arange(size, device=self.table.device, dtype=torch.float32)
+        step_B1 = last / (lengths_B[:, None].float() - 1).clamp(min=last)
+        index_BS = (place_S * step_B1).clamp(max=last)
+        low_BS, high_BS = index_BS.floor(), index_BS.ceil()
+        part_BS1 = (index_BS - low_BS)[..., None]
+        low_BSD, high_BSD = self.table[low_BS.long()], self.table[high_BS.long()]
+        return low_BSD + (high_BSD - low_BSD) * part_BS1
