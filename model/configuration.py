@@ -91,8 +91,7 @@ class HybridConfig(PretrainedConfig):
             raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
         values: dict[str, Any] = {**COMMON, **PRESETS[preset]}
         values |= {name: kwargs.pop(name) for name in list(kwargs) if name in values}
-        kwargs.pop("tie_word_embeddings", None)
-        super().__init__(tie_word_embeddings=True, **kwargs)
+        super().__init__(**{**kwargs, "tie_word_embeddings": True})
         self.preset = preset
         for name, value in values.items():
             setattr(self, name, value)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -90,7 +92,7 @@ class Decoder(nn.Module):
         """Caches for up to `capacity` tokens. Raises ValueError where that exceeds the position table."""
         self._check(capacity)
         caches = []
-        for layer in self.layers:
+        for layer in self._decoder_layers:
             keys_BHSE, values_BHSE = layer.cross_attention.keys_values(memory_BSD)
             batch, heads, _, head_width = keys_BHSE.shape
             own = [keys_BHSE.new_zeros(batch, heads, capacity, head_width) for _ in range(2)]
@@ -101,10 +103,14 @@ class Decoder(nn.Module):
     def step(self, embedded_B1D: Tensor, cache: DecoderCache) -> Tensor:
         """Read one token of every row, [B,1,D] → state [B,1,D]; the cache moves on. For inference: no dropout."""
         hidden_B1D = self.positions.at(embedded_B1D, cache.position)
-        for layer, own in zip(self.layers, cache.layers, strict=True):
+        for layer, own in zip(self._decoder_layers, cache.layers, strict=True):
             hidden_B1D = layer.step(hidden_B1D, own, cache.mask, cache.position)
         cache.position += 1
         return self.norm(hidden_B1D)
+
+    @property
+    def _decoder_layers(self) -> Iterable[DecoderLayer]:
+        return cast("Iterable[DecoderLayer]", self.layers)
 
     def _check(self, tokens: int) -> None:
         limit = self.positions.table.shape[0]

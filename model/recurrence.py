@@ -138,7 +138,7 @@ class _Permute(torch.autograd.Function):
         return _take(hidden_BSD, order_BS)
 
     @staticmethod
-    def backward(ctx: Any, gradient_BSD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_BSD: Tensor) -> tuple[Tensor, None]:
         (order_BS,) = ctx.saved_tensors
         return _take(gradient_BSD, order_BS), None
 
