@@ -34,8 +34,7 @@ def masked_token_loss(model: HybridModel, memory_BSD: Tensor, positions_BM: Tens
     """
     index_BMD = positions_BM.long()[..., None].expand(-1, -1, memory_BSD.shape[-1])
     states_BMD = model.lm_head(memory_BSD.gather(1, index_BMD))
-    log_label_BM, _ = label_log_probs(model, states_BMD, labels_BM)
-    return _mean(-log_label_BM, labels_BM)
+    return _mean(cross_entropy(model, states_BMD, labels_BM), labels_BM)
 
 
 def continuation_loss(
@@ -46,8 +45,7 @@ def continuation_loss(
     `smoothing` is the share of the target probability that is spread evenly over the vocabulary.
     """
     states_BTD = model.decoder_states("generative", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    log_label_BT, log_mean_BT = label_log_probs(model, states_BTD, labels_BT)
-    return _mean(-(1 - smoothing) * log_label_BT - smoothing * log_mean_BT, labels_BT)
+    return _mean(cross_entropy(model, states_BTD, labels_BT, smoothing), labels_BT)
 
 
 def summary_loss(
@@ -64,11 +62,12 @@ def summary_loss(
     The smoothed share is the vocabulary distribution's alone: spread over the mixture, it would teach to copy nothing.
     """
     states_BTD = model.decoder_states("pointer", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    log_generated_BT, log_mean_BT = label_log_probs(model, states_BTD, labels_BT)
-    log_target_BT = model.pointer.log_target(
-        states_BTD, log_generated_BT, model.pointer.copy_key(memory_BSD), lengths_B, source_BS, labels_BT
-    )
-    return _mean(-(1 - smoothing) * log_target_BT - smoothing * log_mean_BT, labels_BT)
+    log_generated_BT = -cross_entropy(model, states_BTD, labels_BT)
+    copy_keys_BSD = model.pointer.copy_key(memory_BSD)
+    losses_BT = -model.pointer.log_target(states_BTD, log_generated_BT, copy_keys_BSD, lengths_B, source_BS, labels_BT)
+    if smoothing:
+        losses_BT = (1 - smoothing) * losses_BT + smoothing * cross_entropy(model, states_BTD, labels_BT, 1.0)
+    return _mean(losses_BT, labels_BT)
 
 
 def span_loss(
@@ -93,28 +92,31 @@ def shift_right(model: HybridModel, labels_BT: Tensor) -> Tensor:
     return torch.where(read_BT == IGNORE, model.config.pad_token_id, read_BT)
 
 
-def label_log_probs(model: HybridModel, states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The tied output layer's log probability of each label, and the mean over the vocabulary, float32 [B,T].
+def cross_entropy(model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Of the tied output layer's logits with the labels, float32 [B,T]; 0 where a label is IGNORE."""
+    states_ND, labels_N = states_BTD.flatten(0, 1), labels_BT.flatten().long()
+    if len(labels_N) <= CHUNK:
+        return _token_losses(states_ND, model.embedding.weight, labels_N, smoothing).view(labels_BT.shape)
+    losses = [
+        checkpoint(
+            _token_losses,
+            states,
+            model.embedding.weight,
+            labels,
+            smoothing,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for states, labels in zip(states_ND.split(CHUNK), labels_N.split(CHUNK), strict=True)
+    ]
+    return torch.cat(losses).view(labels_BT.shape)
 
-    Both mean nothing where a label is IGNORE. `states` are [B,T,D], `labels` [B,T].
-    """
-    flat_ND, target_N = states.flatten(0, -2), labels.flatten().long().clamp(min=0)
-    if len(target_N) <= CHUNK:
-        log_label_N, log_mean_N = _log_probs(flat_ND, model.embedding.weight, target_N)
-    else:
-        parts = [
-            checkpoint(_log_probs, rows, model.embedding.weight, targets, use_reentrant=False, preserve_rng_state=False)
-            for rows, targets in zip(flat_ND.split(CHUNK), target_N.split(CHUNK), strict=True)
-        ]
-        log_label_N, log_mean_N = (torch.cat(group) for group in zip(*parts, strict=True))
-    return log_label_N.view(labels.shape), log_mean_N.view(labels.shape)
 
-
-def _log_probs(states_ND: Tensor, embedding_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+def _token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
     logits_NV = functional.linear(states_ND, embedding_VD).float()
-    log_total_N = torch.logsumexp(logits_NV, dim=-1)
-    log_label_N = logits_NV.gather(1, target_N[:, None])[:, 0] - log_total_N
-    return log_label_N, logits_NV.mean(-1) - log_total_N
+    return functional.cross_entropy(
+        logits_NV, labels_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing
+    )
 
 
 def _mean(losses: Tensor, labels: Tensor) -> Tensor:
