@@ -96,10 +96,10 @@ def cross_entropy(model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, smo
     """Of the tied output layer's logits with the labels, float32 [B,T]; 0 where a label is IGNORE."""
     states_ND, labels_N = states_BTD.flatten(0, 1), labels_BT.flatten().long()
     if len(labels_N) <= CHUNK:
-        return _token_losses(states_ND, model.embedding.weight, labels_N, smoothing).view(labels_BT.shape)
+        return token_losses(states_ND, model.embedding.weight, labels_N, smoothing).view(labels_BT.shape)
     losses = [
         checkpoint(
-            _token_losses,
+            token_losses,
             states,
             model.embedding.weight,
             labels,
@@ -112,7 +112,8 @@ def cross_entropy(model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, smo
     return torch.cat(losses).view(labels_BT.shape)
 
 
-def _token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
+def token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy [N] of states [N,D] with labels [N]; the place to compile."""
     logits_NV = functional.linear(states_ND, embedding_VD).float()
     return functional.cross_entropy(
         logits_NV, labels_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing

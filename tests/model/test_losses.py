@@ -114,6 +114,6 @@ def test_a_batch_without_targets_costs_nothing(network: HybridModel, ids: Tensor
         masked_token_loss(network, memory, torch.zeros_like(nothing), nothing),
         router_loss(network, memory, LENGTHS, nothing[:, 0]),
     ]
-    assert [float(loss) for loss in losses] == [0] * 4
+    assert [loss.item() for loss in losses] == [0] * 4
     (gradient,) = torch.autograd.grad(sum(losses), network.embedding.weight)
     assert not gradient.any()
