@@ -1,0 +1,1 @@
+"""HTTP: one file a family of endpoints, their schemas, and the one envelope of all errors."""

@@ -1,0 +1,1 @@
+"""Which requests go to the model together, and when."""

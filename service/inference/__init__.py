@@ -1,0 +1,1 @@
+"""Two ways to the models behind one protocol: Triton over gRPC, or the engine in this process."""

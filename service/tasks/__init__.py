@@ -1,0 +1,1 @@
+"""What each task does around the model: texts to token ids, outputs to answers."""
