@@ -1,0 +1,36 @@
+"""Time as the batchers see it, so that tests can turn it by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Timer(Protocol):
+    """A call that has been arranged."""
+
+    def cancel(self) -> None:
+        """Forget it; does nothing where it has happened."""
+
+
+class Clock(Protocol):
+    """A monotonic clock that calls back."""
+
+    def now_s(self) -> float:
+        """Seconds since an arbitrary start."""
+
+    def call_at(self, when_s: float, callback: Callable[[], None]) -> Timer:
+        """Call at a time of this clock; as soon as possible where it is over."""
+
+
+class LoopClock:
+    """The running event loop's clock."""
+
+    def now_s(self) -> float:
+        """Seconds since an arbitrary start."""
+        return asyncio.get_running_loop().time()
+
+    def call_at(self, when_s: float, callback: Callable[[], None]) -> Timer:
+        """Call at a time of this clock; as soon as possible where it is over."""
+        return asyncio.get_running_loop().call_at(when_s, callback)

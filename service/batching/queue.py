@@ -1,0 +1,78 @@
+"""The bounded queue in front of one model, counted in source tokens."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from service.batching.clock import Timer
+
+Payload = TypeVar("Payload")
+
+
+class State(enum.Enum):
+    """Where a request stands."""
+
+    NEW = enum.auto()
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    SETTLED = enum.auto()
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Pending(Generic[Payload]):
+    """A request to one model, as queue and policies see it."""
+
+    payload: Payload
+    tokens: int
+    """Length of its source."""
+
+    group: Hashable
+    """Only requests of one group may share a batch."""
+
+    deadline_s: float
+    """On the batcher's clock."""
+
+    on_deadline: Callable[[], None]
+    """Called at the deadline, waiting or running, unless it has been settled before."""
+
+    slots: int = 1
+    """Of the model's capacity, while it runs."""
+
+    arrived_s: float = 0.0
+    sent_s: float = 0.0
+    state: State = State.NEW
+    timer: Timer | None = field(default=None, repr=False)
+
+
+class QueueFull(Exception):
+    """The queue has no room for so many tokens."""
+
+
+class RequestQueue(Generic[Payload]):
+    """Requests in the order of their arrival. Any of them can leave at any time."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.tokens = 0
+        self._requests: dict[Pending[Payload], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Pending[Payload]]:
+        return iter(self._requests)
+
+    def add(self, request: Pending[Payload], *, bounded: bool = True) -> None:
+        """Put a request at the end; an empty queue takes one of any size. Raises QueueFull where `bounded`."""
+        if bounded and self._requests and self.tokens + request.tokens > self.max_tokens:
+            raise QueueFull
+        self._requests[request] = None
+        self.tokens += request.tokens
+
+    def remove(self, request: Pending[Payload]) -> None:
+        """Take a request out. Raises KeyError where it is not in the queue."""
+        del self._requests[request]
+        self.tokens -= request.tokens

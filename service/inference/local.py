@@ -1,0 +1,96 @@
+"""The models in this process: the engine in a thread of its own, the stateless graphs in another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from deploy.triton.engine import Engine
+from deploy.triton.limits import EngineSettings
+from deploy.triton.manifest import load_manifest
+from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, RowUpdate
+from deploy.triton.sessions import open_session
+from service.errors import InferenceFailed, Unavailable
+from service.inference.protocol import ServerInfo
+
+
+class LocalClient:
+    """Engine and sessions behind the gateway's protocol."""
+
+    def __init__(self, bundle: Path, settings: EngineSettings) -> None:
+        self._bundle, self._settings = bundle, settings
+        self._manifest = load_manifest(bundle, verify=False)
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="stateless-models")
+
+    async def start(self) -> None:
+        """Load the engine. Raises BundleError where the bundle is damaged."""
+        self._loop = asyncio.get_running_loop()
+        self._engine = await asyncio.to_thread(Engine, self._bundle, self._settings)
+        self._thread = threading.Thread(target=self._engine.run, name="decode-loop", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """End all rows and join the threads."""
+        self._engine.close()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._executor.shutdown)
+
+    async def server(self) -> ServerInfo:
+        """ONNX Runtime's name and version."""
+        self._check_alive()
+        return ServerInfo(name="onnxruntime (in process)", version=ort.__version__)
+
+    async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a stateless graph, loaded at its first use."""
+        return await self._loop.run_in_executor(self._executor, self._run, model, inputs)
+
+    async def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
+        """Updates until every row has finished."""
+        self._check_alive()
+        news: asyncio.Queue[tuple[list[RowUpdate], EngineStats]] = asyncio.Queue()
+
+        def hand_over(updates: list[RowUpdate]) -> None:
+            self._loop.call_soon_threadsafe(news.put_nowait, (updates, self._engine.stats))
+
+        try:
+            self._engine.submit(batch, hand_over)
+        except ValueError as error:
+            raise InferenceFailed(f"the engine refused a batch: {error}") from error
+        except RuntimeError as error:
+            raise Unavailable(str(error)) from error
+        unfinished = len(batch.rows)
+        while unfinished:
+            updates, stats = await news.get()
+            unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
+            yield updates, stats
+
+    async def cancel(self, row_ids: Iterable[int]) -> None:
+        """End rows."""
+        self._engine.cancel(row_ids)
+
+    async def stats(self) -> EngineStats:
+        """Occupancy of the engine."""
+        return self._engine.stats
+
+    def _check_alive(self) -> None:
+        if not self._thread.is_alive():
+            raise Unavailable("the decode loop has ended: restart the service")
+
+    def _run(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if model not in self._sessions:
+            path = self._bundle / self._manifest.graph_file(model)
+            self._sessions[model] = open_session(path, threads=self._settings.threads, keeps_memory=False)
+        session = self._sessions[model]
+        names = [output.name for output in session.get_outputs()]
+        try:
+            return dict(zip(names, session.run(names, inputs), strict=True))
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base class but Exception.
+            raise InferenceFailed(f"{model} failed: {error}") from error

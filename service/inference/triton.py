@@ -1,0 +1,215 @@
+"""The models behind Triton: unary calls for the stateless ones, one long-lived stream for `generator`.
+
+    generate ─┐                              ┌─▶ generate
+    cancel ───┼─▶ one ModelStreamInfer ──────┼─▶ cancel       answers find their caller by the request's id
+    stats ────┘                              └─▶ stats
+
+Built on the stub that tritonclient ships rather than on its client, which drops the id of a failed request, without
+which one bad batch would fail all that share the stream. A stream that breaks fails the requests on it; the next
+request opens a new one, and gRPC's channel does the reconnecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2_grpc as services
+
+from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, RowUpdate
+from deploy.triton.wire import Tensors, decode_updates, encode_batch, encode_cancel, encode_stats_query
+from service.errors import InferenceFailed, Unavailable
+from service.inference.protocol import ServerInfo
+
+GENERATOR = "generator"
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A Triton that comes back is found within two seconds; gRPC's own maximum is two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+_DATATYPES = {
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.float64): "FP64",
+}
+_DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
+
+
+class TritonClient:
+    """Talks to one Triton server."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """`url` is host:port of the gRPC service, `timeout_s` the patience for questions about health."""
+        self._url, self._timeout_s = url, timeout_s
+        self._stream: _Stream | None = None
+
+    async def start(self) -> None:
+        """Make the channel; connecting is left to the first call."""
+        self._channel = grpc.aio.insecure_channel(self._url, options=CHANNEL_OPTIONS)
+        self._stub = services.GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the stream and the channel."""
+        if self._stream is not None:
+            await self._stream.close()
+        await self._channel.close()
+
+    async def server(self) -> ServerInfo:
+        """Name and version, if the server and all of its models are ready."""
+        with self._mapped_errors():
+            ready = await self._stub.ServerReady(messages.ServerReadyRequest(), timeout=self._timeout_s)
+            if not ready.ready:
+                raise Unavailable(f"Triton at {self._url} is not ready")
+            found = await self._stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=self._timeout_s)
+        return ServerInfo(name=found.name, version=found.version)
+
+    async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a stateless model."""
+        with self._mapped_errors():
+            return _read(await self._stub.ModelInfer(_write(model, "", inputs)))
+
+    async def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
+        """Updates until every row has finished."""
+        unfinished = len(batch.rows)
+        async with self._open_stream().request(encode_batch(batch)) as answers:
+            while unfinished:
+                updates, stats = decode_updates(await answers.next())
+                unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
+                yield updates, stats
+
+    async def cancel(self, row_ids: Iterable[int]) -> None:
+        """End rows."""
+        async with self._open_stream().request(encode_cancel(row_ids)) as answers:
+            await answers.next()
+
+    async def stats(self) -> EngineStats:
+        """Occupancy of the engine."""
+        async with self._open_stream().request(encode_stats_query()) as answers:
+            return decode_updates(await answers.next())[1]
+
+    def _open_stream(self) -> _Stream:
+        if self._stream is None or self._stream.broken is not None:
+            self._stream = _Stream(self._stub.ModelStreamInfer(), self._url)
+        return self._stream
+
+    @contextmanager
+    def _mapped_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise _mapped(error, self._url) from error
+
+
+class _Stream:
+    """One bidirectional call, shared by many requests."""
+
+    def __init__(self, call: Any, url: str) -> None:
+        self._call, self._url = call, url
+        self._ids = itertools.count(1)
+        self._waiting: dict[str, _Answers] = {}
+        self._write = asyncio.Lock()
+        self.broken: Unavailable | None = None
+        self._reader = asyncio.create_task(self._read())
+
+    def request(self, tensors: Tensors) -> _Answers:
+        """A context in which the request's answers can be read."""
+        return _Answers(self, str(next(self._ids)), tensors)
+
+    async def send(self, answers: _Answers) -> None:
+        """Write a request; its answers come to its queue."""
+        if self.broken is not None:
+            raise self.broken
+        self._waiting[answers.request_id] = answers
+        try:
+            async with self._write:
+                await self._call.write(_write(GENERATOR, answers.request_id, answers.tensors))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The reader learns the reason and tells everybody, this caller too.
+            await asyncio.wait([self._reader])
+
+    def forget(self, answers: _Answers) -> None:
+        """Drop whatever still comes for a request."""
+        self._waiting.pop(answers.request_id, None)
+
+    async def close(self) -> None:
+        """End the call; requests on it fail."""
+        self._call.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reader
+
+    async def _read(self) -> None:
+        reason = Unavailable(f"Triton at {self._url} closed the stream")
+        try:
+            async for response in self._call:
+                self._hand_over(response)
+        except grpc.aio.AioRpcError as error:
+            reason = Unavailable(f"Triton at {self._url} is unavailable: {error.code().name}, {error.details()}")
+        finally:
+            # Also where the gateway itself cancels the call.
+            self.broken = reason
+            for answers in self._waiting.values():
+                answers.queue.put_nowait(reason)
+            self._waiting.clear()
+
+    def _hand_over(self, response: Any) -> None:
+        answers = self._waiting.get(response.infer_response.id)
+        if answers is not None and response.error_message:
+            answers.queue.put_nowait(InferenceFailed(f"Triton refused a batch: {response.error_message}"))
+        elif answers is not None and response.infer_response.outputs:
+            answers.queue.put_nowait(_read(response.infer_response))
+
+
+class _Answers:
+    """The answers of one request, as they come."""
+
+    def __init__(self, stream: _Stream, request_id: str, tensors: Tensors) -> None:
+        self.request_id, self.tensors = request_id, tensors
+        self.queue: asyncio.Queue[Tensors | Exception] = asyncio.Queue()
+        self._stream = stream
+
+    async def __aenter__(self) -> _Answers:
+        await self._stream.send(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stream.forget(self)
+
+    async def next(self) -> Tensors:
+        """The next answer."""
+        answer = await self.queue.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _mapped(error: grpc.aio.AioRpcError, url: str) -> Unavailable | InferenceFailed:
+    """CANCELLED and UNKNOWN are what a dying server leaves behind: like UNAVAILABLE, worth another try."""
+    if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL):
+        return InferenceFailed(f"Triton refused a request: {error.details()}")
+    return Unavailable(f"Triton at {url} is unavailable: {error.code().name}, {error.details()}")
+
+
+def _write(model: str, request_id: str, tensors: Tensors) -> Any:
+    request = messages.ModelInferRequest(model_name=model, id=request_id)
+    for name, tensor in tensors.items():
+        request.inputs.add(name=name, datatype=_DATATYPES[tensor.dtype], shape=tensor.shape)
+        request.raw_input_contents.append(tensor.tobytes())
+    return request
+
+
+def _read(response: Any) -> Tensors:
+    return {
+        output.name: np.frombuffer(content, _DTYPES[output.datatype]).reshape(output.shape)
+        for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
