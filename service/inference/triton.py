@@ -118,25 +118,22 @@ class _Stream:
         self._call, self._url = call, url
         self._ids = itertools.count(1)
         self._waiting: dict[str, _Answers] = {}
-        self._write = asyncio.Lock()
+        self._outbox: asyncio.Queue[Any] = asyncio.Queue()
         self.broken: Unavailable | None = None
         self._reader = asyncio.create_task(self._read())
+        # gRPC ends the whole call where a task is cancelled while it writes, so callers never write themselves.
+        self._writer = asyncio.create_task(self._write())
 
     def request(self, tensors: Tensors) -> _Answers:
         """A context in which the request's answers can be read."""
         return _Answers(self, str(next(self._ids)), tensors)
 
-    async def send(self, answers: _Answers) -> None:
-        """Write a request; its answers come to its queue."""
+    def send(self, answers: _Answers) -> None:
+        """Send a request; its answers come to its queue. Raises Unavailable where the stream is broken."""
         if self.broken is not None:
             raise self.broken
         self._waiting[answers.request_id] = answers
-        try:
-            async with self._write:
-                await self._call.write(_write(GENERATOR, answers.request_id, answers.tensors))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The reader learns the reason and tells everybody, this caller too.
-            await asyncio.wait([self._reader])
+        self._outbox.put_nowait(_write(GENERATOR, answers.request_id, answers.tensors))
 
     def forget(self, answers: _Answers) -> None:
         """Drop whatever still comes for a request."""
@@ -158,9 +155,16 @@ class _Stream:
         finally:
             # Also where the gateway itself cancels the call.
             self.broken = reason
+            self._writer.cancel()
             for answers in self._waiting.values():
                 answers.queue.put_nowait(reason)
             self._waiting.clear()
+
+    async def _write(self) -> None:
+        # Where the call has ended, the reader learns why and tells everybody.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._call.write(await self._outbox.get())
 
     def _hand_over(self, response: Any) -> None:
         answers = self._waiting.get(response.infer_response.id)
@@ -179,7 +183,7 @@ class _Answers:
         self._stream = stream
 
     async def __aenter__(self) -> _Answers:
-        await self._stream.send(self)
+        self._stream.send(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:

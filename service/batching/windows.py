@@ -1,0 +1,98 @@
+"""The lane to the stateless `qa` model: windows go out in padded batches, tag scores come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import structlog
+
+from service.batching.batcher import Batcher
+from service.batching.queue import Pending
+from service.errors import DeadlineExceeded, ServiceError
+from service.inference.protocol import InferenceClient
+
+log = structlog.get_logger(__name__)
+
+
+class WindowTicket:
+    """One window between submission and its scores."""
+
+    def __init__(self, input_ids: np.ndarray, deadline_s: float) -> None:
+        self.input_ids = input_ids
+        self.emissions: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        self.pending = Pending(
+            payload=self, tokens=len(input_ids), group="qa", deadline_s=deadline_s, on_deadline=self._expire
+        )
+
+    def fail(self, error: ServiceError) -> None:
+        """No scores will come."""
+        if not self.emissions.done():
+            self.emissions.set_exception(error)
+
+    def _expire(self) -> None:
+        self.fail(DeadlineExceeded("the request's time is over: send a longer X-Request-Timeout-Ms, or ask for less"))
+
+
+class WindowLane:
+    """Sends windows to the model."""
+
+    def __init__(
+        self, client: InferenceClient, batcher: Callable[[Callable], Batcher], on_failure: Callable[[], None]
+    ) -> None:
+        """`batcher` makes the batcher around the given `send`; `on_failure` hears of every failed batch."""
+        self._client, self._on_failure = client, on_failure
+        self.batcher: Batcher[WindowTicket] = batcher(self._send)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, input_ids: np.ndarray, *, deadline_s: float, bounded: bool) -> asyncio.Future[np.ndarray]:
+        """Queue a window: FP32 [S,3] to come. Cancelling the future takes a waiting window out of the queue.
+
+        Raises Overloaded where `bounded` and the queue is full; the future may raise DeadlineExceeded, Unavailable or
+        InferenceFailed.
+        """
+        ticket = WindowTicket(input_ids, deadline_s)
+        self.batcher.submit(ticket.pending, bounded=bounded)
+        ticket.emissions.add_done_callback(lambda _: self._leave(ticket))
+        return ticket.emissions
+
+    async def close(self) -> None:
+        """Stop waiting for whatever is in flight."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _leave(self, ticket: WindowTicket) -> None:
+        """A waiting window leaves the queue; a running one holds its place until its batch is back."""
+        if ticket.pending.state is ticket.pending.state.WAITING:
+            self.batcher.settle(ticket.pending)
+
+    def _send(self, batch: Sequence[Pending[WindowTicket]]) -> None:
+        task = asyncio.create_task(self._run([pending.payload for pending in batch]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, tickets: Sequence[WindowTicket]) -> None:
+        """One batch."""
+        started_s = self.batcher.clock.now_s()
+        lengths = [len(ticket.input_ids) for ticket in tickets]
+        input_ids = np.zeros((len(tickets), max(lengths)), np.int64)
+        for row, ticket in zip(input_ids, tickets, strict=True):
+            row[: len(ticket.input_ids)] = ticket.input_ids
+        try:
+            inputs = {"input_ids": input_ids, "lengths": np.array(lengths, np.int32)[:, None]}
+            emissions_BS3 = (await self._client.infer("qa", inputs))["emissions"]
+            for ticket, emissions, length in zip(tickets, emissions_BS3, lengths, strict=True):
+                if not ticket.emissions.done():
+                    ticket.emissions.set_result(emissions[:length])
+            self.batcher.latency.observe(*input_ids.shape, self.batcher.clock.now_s() - started_s)
+        except ServiceError as error:
+            self._on_failure()
+            log.warning("batch failed", reason=error.message, rows=len(tickets))
+            for ticket in tickets:
+                ticket.fail(error)
+        finally:
+            for ticket in tickets:
+                self.batcher.settle(ticket.pending)
+                ticket.emissions.cancel()
