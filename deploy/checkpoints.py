@@ -35,7 +35,7 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
         ValueError: no such checkpoint, no configuration, or weights that do not fit it.
     """
     if path.is_dir():
-        found = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.pt"))
+        found = _weight_files(path)
         if len(found) != 1:
             raise ValueError(f"{path} must hold one .safetensors or .pt file, found {len(found)}: name the file itself")
         path = found[0]
@@ -64,6 +64,12 @@ def load_bundle_model(bundle: Path) -> HybridModel:
     return model_of(HybridConfig.from_dict(dict(manifest.config)), tensors, str(bundle))
 
 
+def size_of(checkpoint: Path) -> int:
+    """Bytes of a checkpoint's weights."""
+    files = _weight_files(checkpoint) if checkpoint.is_dir() else [checkpoint]
+    return sum(each.stat().st_size for each in files)
+
+
 def model_of(config: HybridConfig, weights: Mapping[str, Tensor], source: str) -> HybridModel:
     """A network with the given weights. Raises ValueError naming what is missing, unknown or of another shape."""
     model = HybridModel(config)
@@ -76,6 +82,10 @@ def model_of(config: HybridConfig, weights: Mapping[str, Tensor], source: str) -
     if lost or unknown:
         raise ValueError(f"{source} does not fit its configuration: missing {lost[:5]}, unknown {unknown[:5]}")
     return model.eval()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.pt"))
 
 
 def _read_safetensors(path: Path) -> tuple[None, dict[str, Tensor]]:

@@ -1,0 +1,59 @@
+"""Fixtures that several folders share: a nano network with random weights, its tokenizer and its bundle.
+
+The embedding of a random network is tied to its output layer, so that greedy decoding repeats one token for every
+request, and equal texts prove nothing. Here every token has a random scale of its own: texts vary with their sources.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.configuration import HybridConfig
+from model.network import HybridModel
+from model.tokenizer import save_tokenizer, train_tokenizer
+
+TEXTS = (
+    "The river rises in the northern hills and runs for two hundred kilometres to the sea.",
+    "When was the bridge built? It was built in 1871, near the old mill.",
+    "Anna: Did you return the books? Ben: Not yet, the library was closed because of the storm.",
+    "光在真空中的速度约为每秒三十万公里。天文学家用光年来表示恒星之间的距离。",
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy tokenizer of 32,000 ids, most of them unused."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer(TEXTS), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_model() -> HybridModel:
+    """A random nano network whose texts vary with their sources."""
+    torch.manual_seed(5)
+    model = HybridModel(HybridConfig.from_preset("nano")).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("hybrid.mix", "extractive.crf")):
+                parameter.normal_()
+            elif name in ("generative.norm.weight", "pointer.norm.weight", "lm_head.norm.weight"):
+                parameter.fill_(15)
+            elif name == "embedding.weight":
+                parameter.mul_(torch.exp(0.3 * torch.randn(len(parameter), 1)))
+            elif "norm" not in name and "recurrence" not in name:
+                parameter.mul_(5)
+    return model
+
+
+@pytest.fixture(scope="session")
+def nano_bundle(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, nano_model: HybridModel) -> Path:
+    """A float32 bundle of a random nano network."""
+    from deploy.export import export_bundle
+
+    folder = tmp_path_factory.mktemp("bundles") / "nano"
+    export_bundle(nano_model, tokenizer_folder, folder)
+    return folder
