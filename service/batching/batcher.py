@@ -16,7 +16,7 @@ from service.batching.clock import Clock, Timer
 from service.batching.latency import LatencyModel
 from service.batching.policies import BatchLimits, Policy, View
 from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, State
-from service.errors import Overloaded
+from service.errors import Overloaded, Unavailable
 
 LONGEST_RETRY_S = 60
 
@@ -38,16 +38,24 @@ class Batcher(Generic[Payload]):
         """`slots`: how much may run at once. A request that needs more runs alone."""
         self.queue, self.clock, self.latency = queue, clock, latency
         self._policy, self._limits, self._slots, self._send = policy, limits, slots, send
-        self.running = 0
+        self._running: dict[Pending[Payload], None] = {}
         self._running_slots = 0
+        self._closed = False
         self._wake: Timer | None = None
         self._wake_s = math.inf
+
+    @property
+    def running(self) -> int:
+        """Requests that were sent and have not been settled."""
+        return len(self._running)
 
     def submit(self, request: Pending[Payload], *, bounded: bool = True) -> None:
         """Queue a request. `bounded=False` is for the rest of a request whose beginning was admitted.
 
-        Raises Overloaded where the queue is full.
+        Raises Overloaded where the queue is full, Unavailable after `close`.
         """
+        if self._closed:
+            raise Unavailable("the service is shutting down: try again")
         request.arrived_s = self.clock.now_s()
         try:
             self.queue.add(request, bounded=bounded)
@@ -66,7 +74,7 @@ class Batcher(Generic[Payload]):
         if request.state is State.WAITING:
             self.queue.remove(request)
         elif request.state is State.RUNNING:
-            self.running -= 1
+            del self._running[request]
             self._running_slots -= request.slots
         request.state = State.SETTLED
         if request.timer is not None:
@@ -74,9 +82,24 @@ class Batcher(Generic[Payload]):
         if self.queue:
             self._wake_at(self.clock.now_s())
 
+    def close(self) -> list[Payload]:
+        """Settle everything that waits or runs, and send nothing more; what was settled is for the caller to answer."""
+        self._closed = True
+        if self._wake is not None:
+            self._wake.cancel()
+        unanswered = [*self._running, *self.queue]
+        for request in unanswered:
+            self.settle(request)
+        return [request.payload for request in unanswered]
+
     def retry_after_s(self) -> int:
-        """When the queue may have drained, as far as the latency model knows."""
-        return min(LONGEST_RETRY_S, max(1, math.ceil(self.latency.predict_s(1, self.queue.tokens))))
+        """When the queue may have drained, as far as the latency model knows: batches of its mean length, in turn."""
+        if not self.queue:
+            return 1
+        tokens = math.ceil(self.queue.tokens / len(self.queue))
+        rows = min(len(self.queue), self._limits.rows, max(1, self._limits.tokens // tokens))
+        batches = math.ceil(len(self.queue) / rows)
+        return min(LONGEST_RETRY_S, max(1, math.ceil(batches * self.latency.predict_s(rows, tokens))))
 
     def _expire(self, request: Pending[Payload]) -> None:
         if request.state is State.WAITING:
@@ -84,7 +107,7 @@ class Batcher(Generic[Payload]):
         request.on_deadline()
 
     def _wake_at(self, when_s: float) -> None:
-        if when_s >= self._wake_s:
+        if self._closed or when_s >= self._wake_s:
             return
         if self._wake is not None:
             self._wake.cancel()
@@ -99,8 +122,8 @@ class Batcher(Generic[Payload]):
                 View(
                     queue=self.queue,
                     now_s=self.clock.now_s(),
-                    # An idle model takes anything, so that a request larger than it does not wait for ever.
-                    free_slots=self._slots - self._running_slots if self.running else 1 << 30,
+                    free_slots=self._slots - self._running_slots,
+                    idle=not self._running,
                     limits=self._limits,
                     latency=self.latency,
                 )
@@ -110,7 +133,7 @@ class Batcher(Generic[Payload]):
             for request in decision.batch:
                 self.queue.remove(request)
                 request.state, request.sent_s = State.RUNNING, self.clock.now_s()
-                self.running += 1
+                self._running[request] = None
                 self._running_slots += request.slots
             self._send(decision.batch)
         if decision.look_again_s is not None:

@@ -36,6 +36,9 @@ class View:
     free_slots: int
     """What the model can take now."""
 
+    idle: bool
+    """Nothing runs: a request that needs more slots than there are may go, alone."""
+
     limits: BatchLimits
     latency: LatencyModel
 
@@ -78,7 +81,8 @@ class Dynamic:
         for candidate in candidates(view):
             ripe_s = candidate.requests[0].arrived_s + self.max_delay_s
             if candidate.full or ripe_s <= view.now_s:
-                return Decision(batch=candidate.requests if candidate.fits else ())
+                # What does not fit holds up those behind it, not the older ones that were not ripe yet.
+                return Decision(batch=candidate.requests) if candidate.fits else Decision(look_again_s=look_again_s)
             look_again_s = ripe_s if look_again_s is None else min(look_again_s, ripe_s)
         return Decision(look_again_s=look_again_s)
 
@@ -119,10 +123,12 @@ def _fill(line: list[Pending[Any]], view: View) -> Candidate:
         rows = len(taken) + 1
         if taken and (rows > view.limits.rows or rows * longest > view.limits.tokens or free < 0):
             return Candidate(requests=tuple(taken), full=True, fits=True)
-        if free < 0:
+        if free < 0 and not view.idle:
             return Candidate(requests=(request,), full=True, fits=False)
         taken.append(request)
-    return Candidate(requests=tuple(taken), full=len(taken) == view.limits.rows, fits=True)
+    rows = len(taken)
+    full = rows == view.limits.rows or (rows + 1) * longest > view.limits.tokens or free <= 0
+    return Candidate(requests=tuple(taken), full=full, fits=True)
 
 
 def make_policy(name: str, max_delay_s: float) -> Policy:

@@ -83,7 +83,10 @@ class RowLane:
         self._leaving: list[int] = []
 
     def submit(self, task: Task, input_ids, sampling: Sampling, *, stream: bool, deadline_s: float) -> RowTicket:
-        """Queue a row. Raises Overloaded. Whoever gets the ticket cancels it when nobody waits for the row any more."""
+        """Queue a row. Whoever gets the ticket cancels it when nobody waits for the row any more.
+
+        Raises Overloaded where the queue is full, Unavailable after `close`.
+        """
         row = Row(row_id=random.getrandbits(62), input_ids=input_ids, sampling=sampling, stream=stream)
         ticket = RowTicket(self, row, task, deadline_s)
         self.batcher.submit(ticket.pending)
@@ -100,7 +103,9 @@ class RowLane:
             self._leaving.append(ticket.row.row_id)
 
     async def close(self) -> None:
-        """Stop following whatever is in flight."""
+        """Take nothing more; whatever waits or is in flight fails with Unavailable."""
+        for ticket in self.batcher.close():
+            ticket.fail(Unavailable("the service is shutting down: try again"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

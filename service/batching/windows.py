@@ -10,7 +10,7 @@ import structlog
 
 from service.batching.batcher import Batcher
 from service.batching.queue import Pending
-from service.errors import DeadlineExceeded, ServiceError
+from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.inference.protocol import InferenceClient
 
 log = structlog.get_logger(__name__)
@@ -49,8 +49,8 @@ class WindowLane:
     def submit(self, input_ids: np.ndarray, *, deadline_s: float, bounded: bool) -> asyncio.Future[np.ndarray]:
         """Queue a window: FP32 [S,3] to come. Cancelling the future takes a waiting window out of the queue.
 
-        Raises Overloaded where `bounded` and the queue is full; the future may raise DeadlineExceeded, Unavailable or
-        InferenceFailed.
+        Raises Overloaded where `bounded` and the queue is full, Unavailable after `close`; the future may raise
+        DeadlineExceeded, Unavailable or InferenceFailed.
         """
         ticket = WindowTicket(input_ids, deadline_s)
         self.batcher.submit(ticket.pending, bounded=bounded)
@@ -58,7 +58,9 @@ class WindowLane:
         return ticket.emissions
 
     async def close(self) -> None:
-        """Stop waiting for whatever is in flight."""
+        """Take nothing more; whatever waits or is in flight fails with Unavailable."""
+        for ticket in self.batcher.close():
+            ticket.fail(Unavailable("the service is shutting down: try again"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -80,19 +82,19 @@ class WindowLane:
         input_ids = np.zeros((len(tickets), max(lengths)), np.int64)
         for row, ticket in zip(input_ids, tickets, strict=True):
             row[: len(ticket.input_ids)] = ticket.input_ids
+        inputs: dict[str, np.ndarray] = {"input_ids": input_ids, "lengths": np.array(lengths, np.int32)[:, None]}
+        failure: ServiceError = Unavailable("the model's answer broke off: try again")
         try:
-            inputs = {"input_ids": input_ids, "lengths": np.array(lengths, np.int32)[:, None]}
             emissions_BS3 = (await self._client.infer("qa", inputs))["emissions"]
             for ticket, emissions, length in zip(tickets, emissions_BS3, lengths, strict=True):
                 if not ticket.emissions.done():
                     ticket.emissions.set_result(emissions[:length])
             self.batcher.latency.observe(*input_ids.shape, self.batcher.clock.now_s() - started_s)
         except ServiceError as error:
+            failure = error
             self._on_failure()
             log.warning("batch failed", reason=error.message, rows=len(tickets))
-            for ticket in tickets:
-                ticket.fail(error)
         finally:
             for ticket in tickets:
                 self.batcher.settle(ticket.pending)
-                ticket.emissions.cancel()
+                ticket.fail(failure)
