@@ -19,6 +19,10 @@ from deploy.triton.sessions import open_session
 from service.errors import InferenceFailed, Unavailable
 from service.inference.protocol import ServerInfo
 
+ENDED = "the decode loop has ended: restart the service"
+
+News = tuple[list[RowUpdate], EngineStats]
+
 
 class LocalClient:
     """Engine and sessions behind the gateway's protocol."""
@@ -27,13 +31,15 @@ class LocalClient:
         self._bundle, self._settings = bundle, settings
         self._manifest = load_manifest(bundle, verify=False)
         self._sessions: dict[str, ort.InferenceSession] = {}
+        self._answers: set[asyncio.Queue[News | None]] = set()
+        self._ended = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="stateless-models")
 
     async def start(self) -> None:
         """Load the engine. Raises BundleError where the bundle is damaged."""
         self._loop = asyncio.get_running_loop()
         self._engine = await asyncio.to_thread(Engine, self._bundle, self._settings)
-        self._thread = threading.Thread(target=self._engine.run, name="decode-loop", daemon=True)
+        self._thread = threading.Thread(target=self._decode, name="decode-loop", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
@@ -49,12 +55,13 @@ class LocalClient:
 
     async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a stateless graph, loaded at its first use."""
+        self._check_alive()
         return await self._loop.run_in_executor(self._executor, self._run, model, inputs)
 
-    async def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
+    async def generate(self, batch: GenerationBatch) -> AsyncIterator[News]:
         """Updates until every row has finished."""
         self._check_alive()
-        news: asyncio.Queue[tuple[list[RowUpdate], EngineStats]] = asyncio.Queue()
+        news: asyncio.Queue[News | None] = asyncio.Queue()
 
         def hand_over(updates: list[RowUpdate]) -> None:
             self._loop.call_soon_threadsafe(news.put_nowait, (updates, self._engine.stats))
@@ -66,10 +73,17 @@ class LocalClient:
         except RuntimeError as error:
             raise Unavailable(str(error)) from error
         unfinished = len(batch.rows)
-        while unfinished:
-            updates, stats = await news.get()
-            unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
-            yield updates, stats
+        self._answers.add(news)
+        try:
+            while unfinished:
+                answer = await news.get()
+                if answer is None:
+                    raise Unavailable(ENDED)
+                updates, stats = answer
+                unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
+                yield updates, stats
+        finally:
+            self._answers.discard(news)
 
     async def cancel(self, row_ids: Iterable[int]) -> None:
         """End rows."""
@@ -79,17 +93,29 @@ class LocalClient:
         """Occupancy of the engine."""
         return self._engine.stats
 
+    def _decode(self) -> None:
+        """The decode loop. Whoever still waits for it when it ends, waits in vain and is told."""
+        try:
+            self._engine.run()
+        finally:
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._ended = True
+        for news in self._answers:
+            news.put_nowait(None)
+
     def _check_alive(self) -> None:
-        if not self._thread.is_alive():
-            raise Unavailable("the decode loop has ended: restart the service")
+        if self._ended:
+            raise Unavailable(ENDED)
 
     def _run(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if model not in self._sessions:
-            path = self._bundle / self._manifest.graph_file(model)
-            self._sessions[model] = open_session(path, threads=self._settings.threads, keeps_memory=False)
-        session = self._sessions[model]
-        names = [output.name for output in session.get_outputs()]
         try:
+            if model not in self._sessions:
+                path = self._bundle / self._manifest.graph_file(model)
+                self._sessions[model] = open_session(path, threads=self._settings.threads, keeps_memory=False)
+            session = self._sessions[model]
+            names = [output.name for output in session.get_outputs()]
             return dict(zip(names, session.run(names, inputs), strict=True))
         except Exception as error:
             # ONNX Runtime's exceptions share no base class but Exception.

@@ -100,7 +100,8 @@ class TritonClient:
 
     def _open_stream(self) -> _Stream:
         if self._stream is None or self._stream.broken is not None:
-            self._stream = _Stream(self._stub.ModelStreamInfer(), self._url)
+            with self._mapped_errors():
+                self._stream = _Stream(self._stub.ModelStreamInfer(), self._url)
         return self._stream
 
     @contextmanager
@@ -109,6 +110,13 @@ class TritonClient:
             yield
         except grpc.aio.AioRpcError as error:
             raise _mapped(error, self._url) from error
+        except grpc.aio.UsageError as error:
+            raise Unavailable(f"the connection to Triton at {self._url} is closed") from error
+        except asyncio.CancelledError as error:
+            # Closing the channel cancels the calls on it, not the tasks that wait for them.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise Unavailable(f"the connection to Triton at {self._url} is closed") from error
 
 
 class _Stream:
@@ -153,7 +161,8 @@ class _Stream:
         except grpc.aio.AioRpcError as error:
             reason = Unavailable(f"Triton at {self._url} is unavailable: {error.code().name}, {error.details()}")
         finally:
-            # Also where the gateway itself cancels the call.
+            # Also where the gateway itself cancels the call, or an answer could not be read.
+            self._call.cancel()
             self.broken = reason
             self._writer.cancel()
             for answers in self._waiting.values():

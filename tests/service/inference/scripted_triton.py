@@ -1,0 +1,174 @@
+"""A gRPC server that speaks Triton's protocol and does as a test tells it.
+
+Its `generator` answers every row with the row's own source, a token a response, so that a test knows what must come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2_grpc as services
+
+from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
+from deploy.triton.wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_updates
+from service.inference.triton import _read as read_tensors
+
+STATS = EngineStats(slots_used=3, slots_total=32, waiting_rows=1)
+DATATYPES = {np.dtype(np.int32): "INT32", np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32"}
+
+
+@dataclass
+class ScriptedTriton(services.GRPCInferenceServiceServicer):
+    """What it has seen, and what it is to do."""
+
+    ready: bool = True
+    model_error: grpc.StatusCode | None = None
+    """What `infer` ends with."""
+
+    hold_infer: asyncio.Event | None = None
+    """`infer` waits for it."""
+
+    refused: set[int] = field(default_factory=set)
+    """A batch with one of these rows is answered with an error."""
+
+    held: set[int] = field(default_factory=set)
+    """Rows that stay unfinished until they are cancelled."""
+
+    holding: asyncio.Event = field(default_factory=asyncio.Event)
+    """A batch with a held row has arrived."""
+
+    stream_error: grpc.StatusCode | None = None
+    """What a stream ends with, at its next cancel request."""
+
+    streams: int = 0
+    cancelled: list[int] = field(default_factory=list)
+
+    _cancelled: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return messages.ServerReadyResponse(ready=self.ready)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return messages.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Doubles `input_ids`."""
+        if self.hold_infer is not None:
+            self.holding.set()
+            await self.hold_infer.wait()
+        if self.model_error is not None:
+            await context.abort(self.model_error, "as the test wishes")
+        doubled = 2 * read_request(request)["input_ids"]
+        return response_of(request.id, {"doubled": doubled.astype(np.float32)})
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Every request has a task of its own, so that answers come as they are ready."""
+        self.streams += 1
+        outbox: asyncio.Queue[Any] = asyncio.Queue()
+        listener = asyncio.create_task(self._listen(requests, outbox))
+        try:
+            while (response := await outbox.get()) is not None:
+                if isinstance(response, grpc.StatusCode):
+                    await context.abort(response, "as the test wishes")
+                yield response
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+
+    async def _listen(self, requests: AsyncIterator[Any], outbox: asyncio.Queue[Any]) -> None:
+        async with asyncio.TaskGroup() as group:
+            async for request in requests:
+                group.create_task(self._answer(request, outbox))
+        outbox.put_nowait(None)
+
+    async def _answer(self, request: Any, outbox: asyncio.Queue[Any]) -> None:
+        tensors = read_request(request)
+        match decode_kind(tensors):
+            case RequestKind.BATCH:
+                await self._generate(request.id, decode_batch(tensors), outbox)
+                return
+            case RequestKind.CANCEL:
+                for row_id in decode_cancel(tensors):
+                    self.cancelled.append(row_id)
+                    self._cancelled.setdefault(row_id, asyncio.Event()).set()
+                if self.stream_error is not None:
+                    outbox.put_nowait(self.stream_error)
+                    return
+        outbox.put_nowait(stream_response(request.id, encode_updates([], STATS)))
+
+    async def _generate(self, request_id: str, batch: GenerationBatch, outbox: asyncio.Queue[Any]) -> None:
+        if self.refused & {row.row_id for row in batch.rows}:
+            response = messages.ModelStreamInferResponse(error_message="as the test wishes")
+            response.infer_response.id = request_id
+            outbox.put_nowait(response)
+            return
+        for row in batch.rows:
+            sources = row.input_ids.tolist()
+            for token in sources[:-1]:
+                await self._send(request_id, row.row_id, [token], FinishReason.RUNNING, outbox)
+            if row.row_id in self.held:
+                self.holding.set()
+                await self._cancelled.setdefault(row.row_id, asyncio.Event()).wait()
+                await self._send(request_id, row.row_id, [], FinishReason.CANCELLED, outbox)
+            else:
+                await self._send(request_id, row.row_id, sources[-1:], FinishReason.STOP, outbox)
+        # As Triton closes a decoupled request: a response without outputs.
+        outbox.put_nowait(stream_response(request_id, {}))
+
+    async def _send(
+        self, request_id: str, row_id: int, tokens: list[int], reason: FinishReason, outbox: asyncio.Queue[Any]
+    ) -> None:
+        update = RowUpdate(row_id=row_id, tokens=np.array(tokens, np.int32), finish_reason=reason, task=Task.GENERATION)
+        outbox.put_nowait(stream_response(request_id, encode_updates([update], STATS)))
+        # Other requests have their turn.
+        await asyncio.sleep(0)
+
+
+def read_request(request: Any) -> Tensors:
+    """The tensors of a request."""
+    return read_tensors(response_like(request))
+
+
+def response_like(request: Any) -> Any:
+    """A response whose outputs are the request's inputs."""
+    response = messages.ModelInferResponse(id=request.id)
+    for each in request.inputs:
+        response.outputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+    response.raw_output_contents.extend(request.raw_input_contents)
+    return response
+
+
+def response_of(request_id: str, tensors: Tensors) -> Any:
+    """The response with the given tensors."""
+    response = messages.ModelInferResponse(id=request_id)
+    for name, tensor in tensors.items():
+        response.outputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
+        response.raw_output_contents.append(tensor.tobytes())
+    return response
+
+
+def stream_response(request_id: str, tensors: Tensors) -> Any:
+    """The same, on a stream."""
+    return messages.ModelStreamInferResponse(infer_response=response_of(request_id, tensors))
+
+
+def batch_of(*row_ids: int, tokens: int = 3) -> GenerationBatch:
+    """Rows whose sources begin with their ids."""
+    return GenerationBatch(
+        task=Task.GENERATION,
+        rows=tuple(
+            Row(
+                row_id=row_id,
+                input_ids=np.arange(row_id, row_id + tokens),
+                sampling=Sampling(max_new_tokens=tokens),
+                stream=True,
+            )
+            for row_id in row_ids
+        ),
+    )
