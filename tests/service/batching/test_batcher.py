@@ -1,0 +1,275 @@
+"""When batches go, who goes alone, and what a full or closed batcher says."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import pytest
+from hand_clock import HandClock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batching.batcher import LONGEST_RETRY_S, Batcher
+from service.batching.latency import TokenRate
+from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket, make_policy
+from service.batching.queue import Pending, RequestQueue, State
+from service.errors import Overloaded, Unavailable
+
+FOR_EVER_S = 1e9
+
+
+class Desk:
+    """A batcher and what came out of it."""
+
+    def __init__(
+        self, policy: Policy, *, rows: int = 4, tokens: int = 1000, slots: int = 8, queue_tokens: int = 10_000
+    ) -> None:
+        self.clock = HandClock()
+        self.batches: list[list[str]] = []
+        self.times_s: list[float] = []
+        self.expired: list[str] = []
+        self.batcher: Batcher[str] = Batcher(
+            queue=RequestQueue(queue_tokens),
+            policy=policy,
+            limits=BatchLimits(rows=rows, tokens=tokens),
+            slots=slots,
+            clock=self.clock,
+            latency=TokenRate(seconds_per_token=1e-3),
+            send=self._take,
+        )
+
+    def submit(
+        self,
+        name: str,
+        *,
+        tokens: int = 10,
+        slots: int = 1,
+        group: Hashable = "a",
+        after_s: float = FOR_EVER_S,
+        bounded: bool = True,
+    ) -> Pending[str]:
+        pending = Pending(
+            payload=name,
+            tokens=tokens,
+            group=group,
+            slots=slots,
+            deadline_s=self.clock.now_s() + after_s,
+            on_deadline=lambda: self.expired.append(name),
+        )
+        self.batcher.submit(pending, bounded=bounded)
+        return pending
+
+    def _take(self, batch: Sequence[Pending[str]]) -> None:
+        self.batches.append([pending.payload for pending in batch])
+        self.times_s.append(self.clock.now_s())
+
+
+@pytest.fixture
+def immediate() -> Desk:
+    return Desk(Immediate())
+
+
+@pytest.fixture
+def dynamic() -> Desk:
+    return Desk(Dynamic(0.5))
+
+
+def test_immediate_sends_what_has_come_together_at_once(immediate: Desk) -> None:
+    start_s = immediate.clock.now_s()
+    immediate.submit("a")
+    immediate.submit("b")
+    immediate.clock.turn()
+    assert (immediate.batches, immediate.times_s) == ([["a", "b"]], [start_s])
+
+
+def test_dynamic_waits_for_company_exactly_its_delay(dynamic: Desk) -> None:
+    start_s = dynamic.clock.now_s()
+    dynamic.submit("a")
+    dynamic.clock.turn(0.3)
+    dynamic.submit("b")
+    dynamic.clock.turn(5)
+    assert (dynamic.batches, dynamic.times_s) == ([["a", "b"]], [start_s + 0.5])
+
+
+def test_dynamic_keeps_every_lines_own_time(dynamic: Desk) -> None:
+    start_s = dynamic.clock.now_s()
+    dynamic.submit("a", group="a")
+    dynamic.clock.turn(0.3)
+    dynamic.submit("b", group="b")
+    dynamic.clock.turn(5)
+    assert dynamic.batches == [["a"], ["b"]]
+    assert dynamic.times_s == pytest.approx([start_s + 0.5, start_s + 0.8])
+
+
+def test_dynamic_forgets_a_time_whose_request_has_left(dynamic: Desk) -> None:
+    start_s = dynamic.clock.now_s()
+    leaving = dynamic.submit("a")
+    dynamic.clock.turn(0.3)
+    dynamic.submit("b")
+    dynamic.clock.turn()
+    dynamic.batcher.settle(leaving)
+    dynamic.clock.turn(5)
+    assert (dynamic.batches, dynamic.times_s) == ([["b"]], pytest.approx([start_s + 0.8]))
+
+
+@pytest.mark.parametrize(
+    ("count", "fields"),
+    [(4, {}), (2, {"tokens": 500}), (2, {"tokens": 400}), (1, {"tokens": 5000}), (2, {"slots": 4}), (1, {"slots": 9})],
+    ids=["rows", "tokens", "no room for another", "longer than a batch", "slots", "more slots than there are"],
+)
+def test_a_full_batch_does_not_wait(dynamic: Desk, count: int, fields: dict[str, int]) -> None:
+    start_s = dynamic.clock.now_s()
+    for number in range(count):
+        dynamic.submit(str(number), **fields)
+    dynamic.clock.turn()
+    assert (dynamic.batches, dynamic.times_s) == ([[str(number) for number in range(count)]], [start_s])
+
+
+def test_rows_tokens_and_slots_bound_a_batch() -> None:
+    desk = Desk(Immediate(), rows=3, tokens=300, slots=100)
+    for number in range(4):
+        desk.submit(f"short {number}", group="short")
+    for number, tokens in enumerate([70, 128, 90]):
+        desk.submit(f"long {number}", group="long", tokens=tokens)
+    desk.clock.turn()
+    assert desk.batches == [
+        ["short 0", "short 1", "short 2"],
+        ["short 3"],
+        ["long 0", "long 1"],
+        ["long 2"],
+    ]
+
+
+def test_groups_and_lengths_that_would_pad_too_much_do_not_mix(immediate: Desk) -> None:
+    for name, tokens, group in (("a", 60, 0), ("b", 65, 0), ("c", 64, 1), ("d", 128, 0), ("e", 1, 0)):
+        immediate.submit(name, tokens=tokens, group=group)
+    immediate.clock.turn()
+    assert immediate.batches == [["a", "e"], ["b", "d"], ["c"]]
+
+
+@given(st.integers(1, 100_000))
+def test_a_bucket_is_at_most_half_padding(tokens: int) -> None:
+    assert tokens <= bucket(tokens)
+    assert bucket(tokens) == 64 or 2 * tokens > bucket(tokens)
+
+
+@pytest.mark.parametrize("policy", [Immediate(), Dynamic(0.5)], ids=["immediate", "dynamic"])
+def test_a_request_larger_than_the_model_runs_alone(policy: Policy) -> None:
+    desk = Desk(policy, slots=8)
+    first = desk.submit("small")
+    desk.clock.turn(1)
+    large = desk.submit("large", slots=20)
+    late = desk.submit("late")
+    desk.clock.turn(1)
+    assert desk.batches == [["small"]], "late ones do not overtake it"
+    desk.batcher.settle(first)
+    desk.clock.turn(1)
+    assert desk.batches == [["small"], ["large"]]
+    desk.batcher.settle(large)
+    desk.clock.turn(1)
+    assert desk.batches[-1] == ["late"]
+    desk.batcher.settle(late)
+    assert desk.batcher.running == 0
+
+
+def test_what_does_not_fit_holds_up_later_requests_and_not_earlier_ones(dynamic: Desk) -> None:
+    dynamic.submit("running", slots=3, tokens=5000)
+    dynamic.clock.turn(1)
+    start_s = dynamic.clock.now_s()
+    dynamic.submit("early", slots=2, group="b")
+    dynamic.clock.turn(0.1)
+    dynamic.submit("large", slots=8, group="c")
+    dynamic.submit("late", slots=1, group="d")
+    dynamic.clock.turn(5)
+    assert dynamic.batches == [["running"], ["early"]]
+    assert dynamic.times_s[1] == start_s + 0.5
+
+
+def test_a_finished_request_makes_room_at_once(immediate: Desk) -> None:
+    first = immediate.submit("a", slots=8)
+    immediate.submit("b", slots=8)
+    immediate.clock.turn(3)
+    immediate.batcher.settle(first)
+    immediate.clock.turn()
+    assert immediate.times_s == [100.0, 103.0]
+
+
+def test_a_full_queue_refuses_with_the_time_it_needs() -> None:
+    desk = Desk(Immediate(), rows=1, slots=1, queue_tokens=100)
+    desk.submit("running")
+    desk.clock.turn()
+    desk.submit("waits", tokens=60)
+    with pytest.raises(Overloaded, match="60 of 100 tokens and has no room for 41 more: try again later") as refusal:
+        desk.submit("refused", tokens=41)
+    assert refusal.value.retry_after_s == 1
+    desk.submit("fits", tokens=40)
+    desk.submit("the rest of one that was admitted", tokens=4000, bounded=False)
+    assert (len(desk.batcher.queue), desk.batcher.queue.tokens) == (3, 4100)
+    # Three batches of one row, 1,367 tokens on average, at a millisecond a token.
+    assert desk.batcher.retry_after_s() == 5
+
+
+def test_the_time_to_retry_has_a_bound() -> None:
+    desk = Desk(Immediate(), slots=1)
+    desk.submit("running")
+    desk.clock.turn()
+    desk.submit("waits", tokens=9_000_000, bounded=False)
+    assert desk.batcher.retry_after_s() == LONGEST_RETRY_S
+
+
+def test_an_empty_queue_takes_a_request_of_any_size() -> None:
+    desk = Desk(Immediate(), queue_tokens=100)
+    desk.submit("large", tokens=5000)
+    desk.clock.turn()
+    assert desk.batches == [["large"]]
+
+
+def test_a_waiting_request_leaves_at_its_deadline(dynamic: Desk) -> None:
+    pending = dynamic.submit("a", after_s=0.25)
+    dynamic.clock.turn(5)
+    assert (dynamic.batches, dynamic.expired, pending.state) == ([], ["a"], State.SETTLED)
+    assert (len(dynamic.batcher.queue), dynamic.batcher.queue.tokens) == (0, 0)
+
+
+def test_a_running_request_keeps_its_place_beyond_its_deadline(immediate: Desk) -> None:
+    pending = immediate.submit("a", slots=8, after_s=1)
+    immediate.submit("b", slots=8)
+    immediate.clock.turn(5)
+    assert (immediate.batches, immediate.expired, immediate.batcher.running) == ([["a"]], ["a"], 1)
+    immediate.batcher.settle(pending)
+    immediate.clock.turn()
+    assert immediate.batches == [["a"], ["b"]]
+
+
+def test_a_deadline_that_is_over_already_is_never_sent(immediate: Desk) -> None:
+    immediate.submit("a", after_s=-1)
+    immediate.clock.turn()
+    assert (immediate.batches, immediate.expired) == ([], ["a"])
+
+
+def test_a_settled_request_has_no_deadline_any_more(immediate: Desk) -> None:
+    pending = immediate.submit("a", after_s=1)
+    immediate.clock.turn()
+    for _ in range(2):
+        immediate.batcher.settle(pending)
+    immediate.clock.turn(5)
+    assert (immediate.expired, immediate.batcher.running, immediate.clock.arranged) == ([], 0, [])
+
+
+def test_closing_settles_everything_and_sends_nothing_more(immediate: Desk) -> None:
+    immediate.submit("runs", slots=8, after_s=1)
+    immediate.clock.turn()
+    immediate.submit("waits", slots=8, after_s=1)
+    assert immediate.batcher.close() == ["runs", "waits"]
+    immediate.clock.turn(5)
+    assert (immediate.batches, immediate.expired, immediate.clock.arranged) == ([["runs"]], [], [])
+    assert (immediate.batcher.running, len(immediate.batcher.queue), immediate.batcher.queue.tokens) == (0, 0, 0)
+    with pytest.raises(Unavailable, match="shutting down"):
+        immediate.submit("late")
+
+
+def test_policies_have_names() -> None:
+    assert isinstance(make_policy("immediate", 0.1), Immediate)
+    assert make_policy("dynamic", 0.1) == Dynamic(0.1)
+    with pytest.raises(ValueError, match="there is no batching policy 'clever': choose immediate or dynamic"):
+        make_policy("clever", 0.1)
