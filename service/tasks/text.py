@@ -30,6 +30,8 @@ class Detokenizer:
         return self._release(self._decoder.decode(b"", True), last=True)
 
     def _release(self, text: str, *, last: bool) -> str:
+        if self.stopped:
+            return ""
         self._held += text
         ends = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if ends:

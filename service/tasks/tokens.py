@@ -29,7 +29,10 @@ class TextCodec:
     """Tokenises plain text: a special token's name in it is read as the letters it is written with."""
 
     def __init__(self, folder: Path, special_tokens: Mapping[str, int]) -> None:
-        """Load `tokenizer.json`. Raises ValueError where it is damaged or its special tokens have other ids."""
+        """Load `tokenizer.json`.
+
+        Raises ValueError where it is damaged, not of bytes, or its special tokens have other ids.
+        """
         path = folder / "tokenizer.json"
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -41,7 +44,12 @@ class TextCodec:
                 raise ValueError(f"{path} has no token {token} of id {index}: fetch or export the bundle again")
         self._tokenizer.encode_special_tokens = True
         self.special = dict(special_tokens)
-        self.token_bytes = _token_bytes(self._tokenizer, set(special_tokens.values()))
+        try:
+            self.token_bytes = _token_bytes(self._tokenizer, set(special_tokens.values()))
+        except LookupError as error:
+            raise ValueError(
+                f"{path} is no byte-level vocabulary ({error}): fetch or export the bundle again"
+            ) from error
 
     @property
     def vocabulary(self) -> int:

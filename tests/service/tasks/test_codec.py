@@ -1,0 +1,111 @@
+"""Texts to tokens and back: any text, exact offsets, special tokens only where they are meant."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from model.tokenizer import SPECIAL_TOKENS
+from service.tasks.text import Detokenizer, detokenize
+from service.tasks.tokens import LONG_TEXT, TextCodec
+
+SPECIAL = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
+AWKWARD = ["", " ", "\x00", "é", "👩‍👩‍👧", "The bridge 光速 1871\r\n\t", "a" * 300, "‏العربية", "￿", "🇫🇷🇩🇪"]
+
+
+@pytest.fixture(scope="session")
+def codec(tokenizer_folder: Path) -> TextCodec:
+    return TextCodec(tokenizer_folder, SPECIAL)
+
+
+def test_any_text_comes_back(codec: TextCodec) -> None:
+    @given(st.text())
+    def check(text: str) -> None:
+        ids = asyncio.run(codec.encode(text)).ids
+        assert detokenize(codec.token_bytes, ids) == text
+        detokenizer = Detokenizer(codec.token_bytes)
+        assert "".join([*map(detokenizer.add, ids), detokenizer.finish()]) == text
+
+    for text in AWKWARD:
+        check = example(text)(check)
+    check()
+
+
+def test_offsets_are_the_code_points_that_a_token_touches(codec: TextCodec) -> None:
+    @given(st.one_of(st.text(), st.text(alphabet="ab é光👩\n")))
+    def check(text: str) -> None:
+        encoded = asyncio.run(codec.encode(text))
+        assert encoded.ids.dtype == encoded.offsets.dtype == np.int64
+        assert encoded.offsets.shape == (len(encoded.ids), 2)
+        owner = [place for place, letter in enumerate(text) for _ in letter.encode()]
+        at = 0
+        for index, (start, end) in zip(encoded.ids.tolist(), encoded.offsets.tolist(), strict=True):
+            behind = at + len(codec.token_bytes[index])
+            assert (start, end) == (owner[at], owner[behind - 1] + 1)
+            at = behind
+        assert at == len(owner)
+
+    for text in AWKWARD:
+        check = example(text)(check)
+    check()
+
+
+@pytest.mark.parametrize("token", [*SPECIAL_TOKENS, "<unused_3>"])
+async def test_a_special_tokens_name_in_a_text_is_plain_text(codec: TextCodec, token: str) -> None:
+    text = f"before {token} after{token}"
+    encoded = await codec.encode(text)
+    assert not set(encoded.ids.tolist()) & set(SPECIAL.values())
+    assert detokenize(codec.token_bytes, encoded.ids) == text
+
+
+def test_every_id_has_bytes_but_the_special_ones(codec: TextCodec) -> None:
+    assert codec.vocabulary == 32_000
+    empty = [index for index, piece in enumerate(codec.token_bytes) if not piece]
+    assert empty == list(SPECIAL.values())
+    assert {bytes([byte]) for byte in range(256)} <= set(codec.token_bytes)
+    assert detokenize(codec.token_bytes, SPECIAL.values()) == ""
+
+
+async def test_long_texts_are_encoded_alike_in_their_thread(codec: TextCodec) -> None:
+    sentence = "The bridge was built in 1871. 光速 "
+    long = sentence * (LONG_TEXT // len(sentence) + 1)
+    assert len(long) >= LONG_TEXT
+    encoded = await codec.encode(long)
+    assert detokenize(codec.token_bytes, encoded.ids) == long
+    assert encoded.offsets[-1, 1] == len(long)
+
+
+def test_a_damaged_tokenizer_is_named(tokenizer_folder: Path, tmp_path: Path) -> None:
+    whole = (tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")
+    for text in ("", "{}", "[1, 2]", whole[: len(whole) // 2], whole.replace('"BPE"', '"Oracle"')):
+        (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"tokenizer\.json cannot be loaded .*: fetch or export the bundle again"):
+            TextCodec(tmp_path, SPECIAL)
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be loaded"):
+        TextCodec(tmp_path, SPECIAL)
+
+
+def test_special_tokens_of_other_ids_are_refused(tokenizer_folder: Path) -> None:
+    for special in ({"<qa>": 7}, {"<oracle>": 3}):
+        with pytest.raises(ValueError, match=r"has no token <(qa|oracle)> of id"):
+            TextCodec(tokenizer_folder, special)
+
+
+def test_a_vocabulary_that_is_not_of_bytes_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
+    data = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["added_tokens"].append(
+        {"id": 32_000, "content": "光 速", "special": False, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False}
+    )  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match="is no byte-level vocabulary"):
+        TextCodec(tmp_path, SPECIAL)
