@@ -38,7 +38,7 @@ def make_windows(tokens: int, room: int) -> list[Window]:
 def span_scores(emissions_S3: np.ndarray, crf: CrfScores, max_tokens: int) -> np.ndarray:
     """Score of every span relative to no span: float64 [S,L], span l of token s being [s, s + l + 1).
 
-    -inf where it leaves the context. L is min(max_tokens, S).
+    -inf where it leaves the context, which has at least one token. L is min(max_tokens, S).
     """
     scores = emissions_S3.astype(np.float64)
     start, move, end = np.array(crf.start), np.array(crf.transition), np.array(crf.end)
@@ -92,7 +92,9 @@ class SpanDistribution:
     _best: list[Span] = field(default_factory=list)
 
     def add(self, index: int, emissions_S3: np.ndarray) -> None:
-        """Count the spans of a window. Every window is added once, in any order."""
+        """Count the spans of a window, none of an empty one. Every window is added once, in any order."""
+        if not len(emissions_S3):
+            return
         window = self.windows[index]
         scores_SL = span_scores(emissions_S3, self.crf, self.max_tokens)
         scores_SL[~self._shown_best_in(index, scores_SL.shape)] = -np.inf
