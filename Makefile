@@ -1,0 +1,71 @@
+# `make serve` serves, `make test` tests; everything else hangs on `trident --help`.
+#
+#   .venv         Trident itself: what serving needs (`make serve`), or everything (`make test`)
+#   .venv-triton  what runs inside the embedded Triton server, with a numpy of its own (docs/decisions/0001)
+#
+# Each is made again only when pyproject.toml or this file changes.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint bench clean
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+PYTEST ?=
+BENCH ?= --output artifacts/load.json
+PYTHON ?=
+
+VENV := .venv/bin/python
+PIP := -m pip --quiet --disable-pip-version-check install
+SERVE := .venv/.serve
+DEV := .venv/.dev
+TRITON := .venv-triton/.complete
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+serve: $(SERVE) triton  ## install what serving needs, start Triton and the gateway (HOST=127.0.0.1 PORT=8000)
+	@exec $(VENV) -m deploy serve --host $(HOST) --port $(PORT)
+
+test: $(DEV) triton  ## install everything, run the tests (PYTEST="-k name" for arguments)
+	$(VENV) -m pytest $(PYTEST)
+
+lint: $(DEV)  ## ruff and mypy
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy
+
+bench: $(DEV)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
+	$(VENV) -m deploy bench load $(BENCH)
+
+clean:  ## remove environments, caches and whatever was generated
+	rm -rf .venv .venv-triton build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/pip:
+	@python=$$(deploy/find_python.sh $(PYTHON)) && echo "Creating .venv with $$($$python --version)" \
+	  && $$python -m venv --clear .venv
+
+$(SERVE): pyproject.toml Makefile | .venv/bin/pip
+	@echo "Installing what serving needs into .venv"
+	@$(VENV) $(PIP) -e '.[serve]'
+	@touch $@
+
+$(DEV): pyproject.toml Makefile | .venv/bin/pip
+	@echo "Installing what development needs into .venv (PyTorch among it: several minutes the first time)"
+	@$(VENV) $(PIP) -e '.[dev]'
+	@touch $@ $(SERVE)
+
+# The wheel comes without its dependencies: they belong to its Python library, and only its server is used.
+$(TRITON): pyproject.toml Makefile | .venv/bin/pip
+	@echo "Installing the embedded Triton into .venv-triton"
+	@$(VENV) -m venv --clear .venv-triton
+	@.venv-triton/bin/python $(PIP) 'numpy==1.26.*' 'onnxruntime>=1.31,<2'
+	@.venv-triton/bin/python $(PIP) --no-deps 'nvidia-pytriton==0.7.0'
+	@touch $@
+
+# Where that server cannot run, `trident serve` says so and serves without it.
+.PHONY: triton
+triton: | .venv/bin/pip
+	@if $(VENV) -m deploy.installation 2>/dev/null; then $(MAKE) --no-print-directory $(TRITON); fi

@@ -1,0 +1,189 @@
+"""Looks at everything that `trident serve` needs, and says what to mend.
+
+Every check is a function that returns one line; none of them changes anything.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+
+from deploy.installation import PYTHONS, ROOT, TritonUnavailable, find_installation, probe, why_no_wheel
+
+SERVING_MODULES = (
+    "fastapi",
+    "grpc",
+    "onnxruntime",
+    "orjson",
+    "psutil",
+    "structlog",
+    "tokenizers",
+    "tritonclient",
+    "uvicorn",
+)
+NEEDED_MEMORY = 1_700_000_000
+"""What an idle service may take: the gateway 200 MB, Triton with all models 1.5 GB."""
+
+NEEDED_DISK = 1_000_000_000
+"""The two environments and a model repository that cannot be linked."""
+
+NEEDED_SHARED_MEMORY = 256_000_000
+"""Tensors travel to Python models through /dev/shm; Docker's 64 MB are too few for a full batch."""
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+SMI_TIMEOUT_S = 20
+
+
+class Status(StrEnum):
+    """How a check went."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    status: Status
+    detail: str
+    mend: str = ""
+
+
+def examine(*, host: str, port: int, bundle: Path, triton_env: Path) -> Iterator[Check]:
+    """Every check, one after the other."""
+    yield check_python()
+    yield check_packages()
+    yield check_triton(triton_env)
+    yield check_libpython(triton_env)
+    yield check_port(host, port)
+    yield check_bundle(bundle)
+    yield check_memory()
+    yield check_shared_memory()
+    yield check_gpu()
+    yield check_disk(ROOT)
+
+
+def check_python() -> Check:
+    """The interpreter's version, and whether the embedded Triton runs with it."""
+    version = platform.python_version()
+    if tuple(map(int, version.split(".")[:2])) in PYTHONS:
+        return Check(name="python", status=Status.OK, detail=version)
+    return Check(
+        name="python",
+        status=Status.WARN,
+        detail=f"{version}: the embedded Triton runs with 3.11 and 3.12",
+        mend="remove .venv and run `make serve PYTHON=python3.12`",
+    )
+
+
+def check_packages() -> Check:
+    """What the gateway imports."""
+    missing = [name for name in SERVING_MODULES if find_spec(name) is None]
+    if missing:
+        return Check(
+            name="packages",
+            status=Status.FAIL,
+            detail=f"missing: {', '.join(missing)}",
+            mend="pip install -e '.[serve]'",
+        )
+    return Check(name="packages", status=Status.OK, detail="all that serving needs")
+
+
+def check_triton(environment: Path) -> Check:
+    """A server to start."""
+    try:
+        found = find_installation(environment)
+    except TritonUnavailable as error:
+        detail = f"{error}; the models run in the gateway's process"
+        return Check(name="triton", status=Status.WARN, detail=detail)
+    return Check(name="triton", status=Status.OK, detail=found.origin)
+
+
+def check_libpython(environment: Path) -> Check:
+    """The shared library of Python, which Triton's Python backend loads."""
+    if why_no_wheel() or not environment.exists():
+        return Check(name="libpython", status=Status.OK, detail="not needed without the embedded Triton")
+    try:
+        facts = probe(environment)
+    except TritonUnavailable as error:
+        return Check(name="libpython", status=Status.WARN, detail=str(error))
+    name = f"libpython{facts['python']}.so.1.0"
+    if facts["libpython"] is None:
+        mend = f"install the package libpython{facts['python']} (Debian, Ubuntu)"
+        return Check(name="libpython", status=Status.WARN, detail=f"{name} is missing", mend=mend)
+    return Check(name="libpython", status=Status.OK, detail=f"{name} in {facts['libpython'] or 'the system folders'}")
+
+
+def check_port(host: str, port: int) -> Check:
+    """Whether the gateway could listen."""
+    from service.server import bind
+
+    try:
+        bind(host, port).close()
+    except ValueError as error:
+        return Check(name="port", status=Status.FAIL, detail=str(error), mend="choose another one with --port")
+    return Check(name="port", status=Status.OK, detail=f"{host}:{port} is free")
+
+
+def check_bundle(bundle: Path) -> Check:
+    """All files and their digests."""
+    from deploy.triton.manifest import BundleError, load_manifest
+
+    try:
+        manifest = load_manifest(bundle)
+    except BundleError as error:
+        return Check(name="bundle", status=Status.FAIL, detail=str(error))
+    size = sum(record.bytes for record in manifest.files.values()) / 1e6
+    detail = f"{manifest.name}, {manifest.precision}, {len(manifest.files)} files, {size:.0f} MB, digests match"
+    return Check(name="bundle", status=Status.OK, detail=detail)
+
+
+def check_memory() -> Check:
+    """Memory that is free now, within the container's limit."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if CGROUP_LIMIT.is_file() and (limit := CGROUP_LIMIT.read_text(encoding="ascii").strip()).isdigit():
+        free = min(free, int(limit))
+    return _room("memory", free, NEEDED_MEMORY, "end other programs, or serve with `--runtime local`")
+
+
+def check_shared_memory() -> Check:
+    """Room in /dev/shm."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return Check(name="shared memory", status=Status.OK, detail="none, and none needed without Triton")
+    return _room("shared memory", shutil.disk_usage(folder).free, NEEDED_SHARED_MEMORY, "docker run --shm-size=1g")
+
+
+def check_gpu() -> Check:
+    """NVIDIA GPUs; none are needed."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return Check(name="gpu", status=Status.OK, detail="none: the models run on the CPU")
+    try:
+        listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=SMI_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check(name="gpu", status=Status.WARN, detail=f"nvidia-smi fails: {error}", mend="check the driver")
+    return Check(name="gpu", status=Status.OK, detail="; ".join(listed.stdout.strip().splitlines()))
+
+
+def check_disk(folder: Path) -> Check:
+    """Room for environments and repositories."""
+    return _room("disk", shutil.disk_usage(folder).free, NEEDED_DISK, "free some space")
+
+
+def _room(name: str, free: int, needed: int, mend: str) -> Check:
+    detail = f"{free / 1e9:.1f} GB free"
+    if free >= needed:
+        return Check(name=name, status=Status.OK, detail=detail)
+    return Check(name=name, status=Status.WARN, detail=f"{detail}, {needed / 1e9:.1f} GB wanted", mend=mend)
