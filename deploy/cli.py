@@ -55,7 +55,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Run the command line; users' mistakes become one line on stderr and exit status 1."""
     try:
-        app()
+        app(prog_name="trident")
     except (ValueError, OSError, ModuleNotFoundError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(explain(error))}", highlight=False)
         sys.exit(1)

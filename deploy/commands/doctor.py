@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from service.settings import PRETRAINED
-
 
 def doctor(
     host: Annotated[str, typer.Option(help="Address that the service would listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port that it would listen on.", min=0, max=65535)] = 8000,
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = PRETRAINED,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = None,
     triton_env: Annotated[
         Path | None,
         typer.Option(
@@ -28,8 +26,9 @@ def doctor(
 
     from deploy.doctor import Status, examine
     from deploy.installation import TRITON_ENV
+    from service.settings import PRETRAINED
 
-    checks = examine(host=host, port=port, bundle=bundle, triton_env=triton_env or TRITON_ENV)
+    checks = examine(host=host, port=port, bundle=bundle or PRETRAINED, triton_env=triton_env or TRITON_ENV)
     found = []
     for check in checks:
         found.append(check)

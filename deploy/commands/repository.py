@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from deploy.profiles import Backend, ProfileName
-from service.settings import PRETRAINED
 
 app = typer.Typer(no_args_is_help=True, help="Generate what Triton serves from.")
 
 
 @app.command()
 def build(
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = PRETRAINED,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model repository.")] = Path(
         "model_repository"
     ),
@@ -28,8 +27,11 @@ def build(
     from deploy.commands.output import print_report
     from deploy.profiles import PROFILES
     from deploy.repository import build_repository
+    from service.settings import PRETRAINED
 
-    result = build_repository(bundle, output, backend=backend, profile=PROFILES[profile], overwrite=overwrite)
+    result = build_repository(
+        bundle or PRETRAINED, output, backend=backend, profile=PROFILES[profile], overwrite=overwrite
+    )
     if json:
         print_report(result, as_json=True)
     else:

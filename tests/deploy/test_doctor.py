@@ -1,0 +1,81 @@
+"""What `trident doctor` finds, and that its mends are the right ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy import doctor
+from deploy.doctor import Status
+from deploy.installation import TRITON_ENV, Installation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str | Path) -> tuple[int, dict[str, dict[str, str]]]:
+    command = [sys.executable, "-m", "deploy", "doctor", "--json", *map(str, arguments)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    return answer.returncode, {check["name"]: check for check in json.loads(answer.stdout)}
+
+
+def test_a_sound_machine_passes(installation: Installation, nano_bundle: Path) -> None:
+    status, checks = run("--port", "0", "--bundle", nano_bundle)
+    assert status == 0
+    for name in ("python", "packages", "triton", "libpython", "port", "bundle"):
+        assert checks[name]["status"] == "ok", checks[name]
+    assert str(TRITON_ENV) in checks["triton"]["detail"]
+    assert "trident-nano, fp32" in checks["bundle"]["detail"]
+
+
+def test_a_damaged_bundle_and_a_taken_port_fail(tmp_path: Path, nano_bundle: Path) -> None:
+    bundle = shutil.copytree(nano_bundle, tmp_path / "bundle")
+    (bundle / "MODEL_CARD.md").write_text("changed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, checks = run("--port", str(port), "--bundle", bundle)
+    assert status == 1
+    assert (checks["port"]["status"], checks["bundle"]["status"]) == ("fail", "fail")
+    assert str(port) in checks["port"]["detail"]
+    assert "MODEL_CARD.md" in checks["bundle"]["detail"]
+
+
+def test_a_missing_triton_is_a_warning_for_the_models_run_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    check = doctor.check_triton(tmp_path / "missing")
+    assert check.status is Status.WARN
+    assert "the models run in the gateway's process" in check.detail
+
+
+def test_a_missing_libpython_names_its_package(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "probe", lambda _: {"python": "3.11", "libpython": None})
+    check = doctor.check_libpython(tmp_path)
+    assert check.status is Status.WARN
+    assert "install the package libpython3.11" in check.mend
+
+
+@pytest.mark.parametrize(("limit", "status"), [("1000000000", Status.WARN), ("max", Status.OK)])
+def test_a_container_s_memory_limit_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, status: Status
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(doctor, "CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(doctor, "NEEDED_MEMORY", 1_000_000_001 if limit != "max" else 1)
+    assert doctor.check_memory().status is status
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SERVING_MODULES", ("json", "no_such_module"))
+    check = doctor.check_packages()
+    assert check.status is Status.FAIL
+    assert "no_such_module" in check.detail
+    assert "[serve]" in check.mend
