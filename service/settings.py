@@ -66,7 +66,7 @@ class BatchingSettings(_Part):
 class TritonSettings(_Part):
     """Where Triton listens."""
 
-    url: str = "127.0.0.1:8001"
+    url: str = Field(default="127.0.0.1:8001", pattern=r"^[^\s/]+:\d+$")
     """host:port of its gRPC service."""
 
     timeout_s: float = Field(default=5.0, gt=0)

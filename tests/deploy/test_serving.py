@@ -56,6 +56,12 @@ def test_bad_settings_are_one_line_that_names_them(monkeypatch: pytest.MonkeyPat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["http://triton:8001", "triton", "triton:grpc"])
+def test_a_triton_url_is_host_and_port(url: str) -> None:
+    with pytest.raises(ValueError, match=r"triton\.url.*" + url):
+        read_settings(host=None, port=None, bundle=None, runtime=None, triton_url=url)
+
+
 def test_the_engine_in_the_process_needs_no_triton(nano_bundle: Path, choose: Choose) -> None:
     said: list[str] = []
     with models(settings_for(nano_bundle, "local"), choose(), said.append) as settings:
