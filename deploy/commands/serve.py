@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -12,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from deploy.profiles import Backend, ProfileName
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Runtime(StrEnum):
@@ -71,26 +71,32 @@ def serve(
         profile=profile,
         start_timeout_s=start_timeout,
     )
+    end_on_signals()
     with (
-        ended_by_signals(),
         bind(settings.server.host, settings.server.port) as listener,
         models(settings, choice, typer.echo) as reachable,
     ):
         address = url_of(settings.server.host, listener.getsockname()[1])
         typer.echo(f"Trident serves on {address}, its documentation on {address}/docs")
         run(reachable, listener)
+        ignore_signals()
 
 
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
+def end_on_signals() -> None:
     """Until the gateway takes the signals over, they end the program in order, and with status 0."""
 
     def end(*_: object) -> NoReturn:
+        ignore_signals()
         raise SystemExit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, end)
-    yield
+
+
+def ignore_signals() -> None:
+    """Ending takes seconds, and a second signal (`timeout` sends two) must not cut it off."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def url_of(host: str, port: int) -> str:
