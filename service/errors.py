@@ -18,6 +18,8 @@ class ServiceError(HTTPException):
     status = 500
     type = "server_error"
     code = "internal"
+    rejection: str | None = None
+    """Reason in `requests_rejected_total`, where the service refuses what it could serve at another time."""
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(status_code=self.status, detail=message)
@@ -30,6 +32,24 @@ class InvalidInput(ServiceError):
     status = 422
     type = "invalid_request_error"
     code = "invalid_value"
+
+
+class MissingField(InvalidInput):
+    """A field that the request needs."""
+
+    code = "missing_field"
+
+
+class UnknownField(InvalidInput):
+    """A field that means nothing here: most often a typing mistake."""
+
+    code = "unknown_field"
+
+
+class UnsupportedParameter(InvalidInput):
+    """A field of OpenAI's that would change the answer, and that this service does not offer."""
+
+    code = "unsupported_parameter"
 
 
 class InvalidJson(InvalidInput):
@@ -46,6 +66,26 @@ class ContextLengthExceeded(InvalidInput):
 
     def __init__(self, what: str, tokens: int, limit: int, *, param: str, mend: str = "shorten it") -> None:
         super().__init__(f"{what} has {tokens} tokens, and {limit} is the limit: {mend}", param=param)
+
+
+class NotFound(InvalidInput):
+    """A path that leads nowhere."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """A model that is not served here."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidInput):
+    """A path that is called by another method."""
+
+    status = 405
+    code = "method_not_allowed"
 
 
 class BodyTooLarge(InvalidInput):
@@ -68,13 +108,27 @@ class Overloaded(ServiceError):
     status = 429
     type = "overloaded_error"
     code = "overloaded"
+    rejection = "queue_full"
+
+
+class TooManyRequests(Overloaded):
+    """As many requests in flight as there may be."""
+
+    rejection = "concurrency"
 
 
 class Unavailable(ServiceError):
-    """The model cannot be reached, or the gateway is draining."""
+    """The model cannot be reached."""
 
     status = 503
     code = "unavailable"
+    rejection = "unavailable"
+
+
+class Draining(Unavailable):
+    """The gateway finishes what it has, and takes nothing new."""
+
+    rejection = "draining"
 
 
 class DeadlineExceeded(ServiceError):
@@ -82,7 +136,12 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     code = "deadline_exceeded"
+    rejection = "deadline"
 
 
 class InferenceFailed(ServiceError):
     """The model was reached and failed on this request."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection: nobody is left to be told anything."""

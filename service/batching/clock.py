@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,12 +26,12 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The running event loop's clock."""
+    """Calls back on the running event loop. Its own time, not the loop's: uvloop's has whole milliseconds only."""
 
     def now_s(self) -> float:
         """Seconds since an arbitrary start."""
-        return asyncio.get_running_loop().time()
+        return time.monotonic()
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> Timer:
         """Call at a time of this clock; as soon as possible where it is over."""
-        return asyncio.get_running_loop().call_at(when_s, callback)
+        return asyncio.get_running_loop().call_later(max(0.0, when_s - self.now_s()), callback)

@@ -1,0 +1,126 @@
+"""What handlers are given, and how results become responses."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+
+from service.api.errors import ErrorResponse
+from service.api.exchange import Exchange, exchange_of
+from service.api.schemas import AnswerItem, QaResponse, TimingsModel, UsageModel
+from service.errors import InvalidInput
+from service.gateway import Gateway
+from service.tasks.answers import Timings, Usage
+from service.tasks.parts import RequestTime
+from service.tasks.questions import Answers
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "`context_length_exceeded`: the text has more tokens than the model reads",
+        413: "`body_too_large`",
+        415: "`unsupported_media_type`: send `application/json`",
+        422: "`invalid_json`, or a field: `invalid_value`, `missing_field`, `unknown_field`",
+        429: "`overloaded`: `Retry-After` says when to try again",
+        500: "`internal`: the model failed on this request",
+        503: "`unavailable`: the model cannot be reached, or the service is shutting down",
+        504: f"`deadline_exceeded`: see `{TIMEOUT_HEADER}`",
+    }.items()
+}
+"""What every endpoint of the models may answer."""
+
+STREAM_CONTENT = {
+    "text/event-stream": {
+        "schema": {"type": "string"},
+        "example": 'data: {"id":"gen-1","delta":" in 1871","finish_reason":null}\n\n'
+        'data: {"id":"gen-1","delta":".","finish_reason":"stop","usage":{},"timings":{}}\n\ndata: [DONE]\n\n',
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a model."""
+
+    gateway: Gateway
+    exchange: Exchange
+    time: RequestTime
+
+
+async def get_gateway(request: Request) -> Gateway:
+    """The parts that the app was built from."""
+    return request.app.state.gateway
+
+
+async def get_call(
+    request: Request,
+    gateway: Annotated[Gateway, Depends(get_gateway)],
+    timeout_ms: Annotated[
+        int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Give up after this many milliseconds, with 504.")
+    ] = None,
+    _request_id: Annotated[
+        str | None,
+        Header(alias="X-Request-ID", description="Names the request in logs and errors; returned in the same header."),
+    ] = None,
+) -> Call:
+    """The call that a request is. Raises InvalidInput for a longer time than there is."""
+    limits = gateway.settings.limits
+    most_ms = int(limits.max_timeout_s * 1000)
+    if timeout_ms is not None and timeout_ms > most_ms:
+        raise InvalidInput(
+            f"{TIMEOUT_HEADER} is {timeout_ms}, and {most_ms} is the limit: ask for less", param=TIMEOUT_HEADER
+        )
+    timeout_s = limits.timeout_s if timeout_ms is None else timeout_ms / 1000
+    exchange = exchange_of(request.scope)
+    return Call(gateway, exchange, RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + timeout_s))
+
+
+GatewayOf = Annotated[Gateway, Depends(get_gateway)]
+CallOf = Annotated[Call, Depends(get_call)]
+
+
+def new_id(kind: str) -> str:
+    """An id for an answer."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def now() -> int:
+    """Seconds since 1970, as OpenAI's answers carry them."""
+    return int(time.time())
+
+
+def usage_json(usage: Usage) -> dict[str, int]:
+    """Tokens as answers carry them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def timings_json(timings: Timings) -> dict[str, float]:
+    """Times as answers carry them."""
+    return {f"{name[:-2]}_ms": round(seconds * 1000, 3) for name, seconds in asdict(timings).items()}
+
+
+def usage_model(usage: Usage) -> UsageModel:
+    """Tokens as a schema."""
+    return UsageModel(**usage_json(usage))
+
+
+def timings_model(timings: Timings) -> TimingsModel:
+    """Times as a schema."""
+    return TimingsModel(**timings_json(timings))
+
+
+def qa_response(found: Answers) -> QaResponse:
+    """Answers as a schema."""
+    return QaResponse(
+        answers=[AnswerItem(**asdict(answer)) for answer in found.answers], no_answer_score=found.no_answer_score
+    )

@@ -1,0 +1,129 @@
+"""The one envelope of all errors, and how every kind of exception gets into it."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.exchange import exchange_of
+from service.api.responses import JsonResponse
+from service.errors import (
+    BodyTooLarge,
+    InvalidInput,
+    MethodNotAllowed,
+    MissingField,
+    NotFound,
+    ServiceError,
+    UnknownField,
+)
+
+LONGEST_NAME = 100
+"""Characters of a client's own words that are repeated to it."""
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 2
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """`invalid_request_error`: change the request; `overloaded_error`: try again later; `server_error`."""
+
+    code: str
+    """A word for programs."""
+
+    message: str
+    """A sentence for people: the value, the limit and the mend."""
+
+    param: str | None
+    """The field or header at fault."""
+
+    request_id: str
+    """The X-Request-ID of the exchange, to be found in the logs."""
+
+
+class ErrorResponse(BaseModel):
+    """Every error, of every endpoint."""
+
+    error: ErrorDetail
+
+
+def envelope(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """An error as it is sent."""
+    return {
+        "error": {
+            "type": error.type,
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "request_id": request_id,
+        }
+    }
+
+
+def error_response(error: ServiceError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as a response."""
+    merged = dict(headers or {})
+    if error.retry_after_s is not None:
+        merged["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, BodyTooLarge):
+        # What is still on its way is not read, so nothing else can come over this connection.
+        merged["Connection"] = "close"
+    return JsonResponse(envelope(error, request_id), status_code=error.status_code, headers=merged)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Our own errors, and those of the router: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    return _respond(request, error if isinstance(error, ServiceError) else _of_router(request, error), error.headers)
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """Fields that the schemas refuse."""
+    assert isinstance(error, RequestValidationError)
+    # A typo first: it is why the field that was meant is missing.
+    worst = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    return _respond(request, _of_field(worst))
+
+
+def _respond(request: Request, error: ServiceError, headers: Mapping[str, str] | None = None) -> Response:
+    exchange = exchange_of(request.scope)
+    exchange.failure = error
+    return error_response(error, exchange.request_id, headers)
+
+
+def _of_router(request: Request, error: HTTPException) -> ServiceError:
+    method, path = request.method, _short.repr(request.url.path)
+    if error.status_code == MethodNotAllowed.status:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return MethodNotAllowed(f"{path} does not take {method}: use {allowed}")
+    if error.status_code == NotFound.status:
+        return NotFound(f"there is nothing at {path}: see /docs for what there is")
+    failure = ServiceError(str(error.detail))
+    failure.status_code = error.status_code
+    return failure
+
+
+def _of_field(detail: Mapping[str, Any]) -> InvalidInput:
+    """One of pydantic's errors. The first of the location is the place: body, header …"""
+    place, *path = detail["loc"]
+    # Locations inside a union also name its branch; what clients know ends at the first index.
+    param = ".".join(str(part) for part in path)[:LONGEST_NAME] or None
+    kind = detail["type"]
+    if kind == "missing":
+        return MissingField(f"{param or f'the {place}'} is missing: send it", param=param)
+    if kind == "extra_forbidden":
+        return UnknownField(f"{param} is no field of this request: look at /docs for its spelling", param=param)
+    message = detail["msg"].replace("Input should", "it should")
+    return InvalidInput(f"{param or place} is {_short.repr(detail['input'])}: {message}", param=param)

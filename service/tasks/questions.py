@@ -1,0 +1,132 @@
+"""Questions: windows over the context go out, tag scores come back, and the best spans become answers.
+
+[<qa>] question [<sep>] window of the context      neighbours share half, so no answer is cut
+                        └──── tag scores ────▶ one distribution over all spans of the context
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.errors import ContextLengthExceeded
+from service.tasks.parts import Parts, RequestTime
+from service.tasks.spans import SpanDistribution, Window, make_windows
+from service.tasks.tokens import Encoded
+
+MAX_ANSWERS = 20
+SPARE_SPANS = 4
+"""Spans kept for each answer asked for: those that differ in white space or in parts of one character are merged."""
+
+WINDOWS_AHEAD = 64
+"""Windows of one request in the queue at once, so that a book does not keep everybody else waiting."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A stretch of the context: `context[start:end] == text`, in code points."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+    """P(this is the answer)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """Answers, best first."""
+
+    answers: list[Answer]
+    no_answer_score: float
+    """P(the context holds no answer)."""
+
+
+class Questions:
+    """Finds answers in contexts of any length."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._window_tokens = parts.limits.qa_window_tokens
+        self._task_token, self._separator = parts.codec.special["<qa>"], parts.codec.special["<sep>"]
+
+    async def answer(
+        self, question: str, context: str, time: RequestTime, *, top_k: int = 1, min_score: float = 0.0, param: str
+    ) -> Answers:
+        """The `top_k` best answers of at least `min_score`. `param` is what the question is called in the request.
+
+        Raises ContextLengthExceeded for a question that leaves less than a quarter of a window to the context,
+        Overloaded, Unavailable, DeadlineExceeded or InferenceFailed.
+        """
+        question_ids = (await self._parts.codec.encode(question)).ids
+        limit = self._window_tokens - 2 - self._window_tokens // 4
+        if len(question_ids) > limit:
+            raise ContextLengthExceeded(param, len(question_ids), limit, param=param, mend="shorten the question")
+        encoded = await self._parts.codec.encode(context)
+        head = np.concatenate([[self._task_token], question_ids, [self._separator]])
+        windows = make_windows(len(encoded.ids), self._window_tokens - len(head))
+        spans = self._distribution(windows, top_k)
+        sources = [np.concatenate([head, encoded.ids[window.start : window.end]]) for window in windows]
+        async with aclosing(self._scores(sources, time)) as scores:
+            async for index, emissions_S3 in scores:
+                spans.add(index, emissions_S3[len(head) :])
+        self._parts.metrics.prompt_tokens.inc(sum(map(len, sources)))
+        return best_answers(spans, encoded, context, top_k, min_score)
+
+    def answer_from(self, emissions_S3: np.ndarray, encoded: Encoded, context: str) -> Answers:
+        """The best answer, from tag scores of a whole context that are there already."""
+        spans = self._distribution([Window(start=0, end=len(encoded.ids))], 1)
+        spans.add(0, emissions_S3)
+        return best_answers(spans, encoded, context, 1, 0.0)
+
+    def _distribution(self, windows: Sequence[Window], top_k: int) -> SpanDistribution:
+        return SpanDistribution(
+            windows=windows,
+            crf=self._parts.crf,
+            max_tokens=self._parts.limits.max_answer_tokens,
+            count=SPARE_SPANS * (top_k + 1),
+        )
+
+    async def _scores(self, sources: list[np.ndarray], time: RequestTime) -> AsyncGenerator[tuple[int, np.ndarray]]:
+        """Tag scores of every window, in order. The first is admitted or refused; the rest then follows it."""
+        waiting: deque[asyncio.Future[np.ndarray]] = deque()
+        done = 0
+        try:
+            for index, source in enumerate(sources):
+                if len(waiting) == WINDOWS_AHEAD:
+                    yield done, await waiting[0]
+                    waiting.popleft()
+                    done += 1
+                waiting.append(self._parts.windows.submit(source, deadline_s=time.deadline_s, bounded=index == 0))
+            while waiting:
+                yield done, await waiting[0]
+                waiting.popleft()
+                done += 1
+        finally:
+            for future in waiting:
+                future.cancel()
+            # Where one batch failed several windows, nobody else asks the others why.
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def best_answers(spans: SpanDistribution, encoded: Encoded, context: str, top_k: int, min_score: float) -> Answers:
+    """Texts of the best spans, without white space around them; of spans with one text's place the sum counts."""
+    scores: dict[tuple[int, int], float] = {}
+    for span in spans.best():
+        start, end = int(encoded.offsets[span.start, 0]), int(encoded.offsets[span.end - 1, 1])
+        text = context[start:end]
+        start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+        if start < end:
+            scores[start, end] = scores.get((start, end), 0.0) + spans.probability(span)
+    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    answers = [
+        Answer(text=context[start:end], start=start, end=end, score=score)
+        for (start, end), score in ranked[:top_k]
+        if score >= min_score
+    ]
+    return Answers(answers=answers, no_answer_score=spans.none_probability)

@@ -1,0 +1,86 @@
+"""The two tasks that write, generation and summary: `[task token] text` goes in, tokens come out."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import numpy as np
+
+from deploy.triton.protocol import Sampling, Task
+from service.errors import ContextLengthExceeded, InvalidInput
+from service.tasks.answers import TextAnswer
+from service.tasks.parts import Parts, RequestTime, check_at_most
+
+DEFAULT_NEW_TOKENS = 128
+SUMMARY_BEAMS = 4
+SUMMARY_MIN_TOKENS = 1
+NO_REPEAT_NGRAM = 3
+"""No sequence of three tokens occurs twice in a summary: small models like to go round in circles."""
+
+
+def random_seed() -> int:
+    """A seed for a request that names none."""
+    return secrets.randbits(63)
+
+
+def summary_beams(max_beams: int, *, stream: bool) -> int:
+    """Beams of a request that names none: a stream shows tokens before a search could take them back."""
+    return 1 if stream else min(SUMMARY_BEAMS, max_beams)
+
+
+def summary_sampling(*, max_new_tokens: int, min_new_tokens: int, num_beams: int) -> Sampling:
+    """How summaries are written: the likeliest text, of one or more beams."""
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        temperature=0.0,
+        num_beams=num_beams,
+        no_repeat_ngram=NO_REPEAT_NGRAM,
+    )
+
+
+class Writing:
+    """One of the tasks that write."""
+
+    def __init__(self, task: Task, parts: Parts) -> None:
+        self.task, self._parts = task, parts
+        self._task_token = parts.codec.special[f"<{task.name.lower()}>"]
+
+    async def start(
+        self,
+        text: str | Sequence[int],
+        sampling: Sampling,
+        time: RequestTime,
+        *,
+        param: str,
+        length_param: str = "max_new_tokens",
+        stops: Sequence[str] = (),
+        stream: bool = False,
+    ) -> TextAnswer:
+        """Queue one text, or the ids of its tokens.
+
+        `param` and `length_param` are what the text and `max_new_tokens` are called in the request. An answer with
+        stop strings comes token by token even where the request does not stream, so that it ends where they say.
+
+        Raises ContextLengthExceeded, InvalidInput, Overloaded or Unavailable.
+        """
+        limits = self._parts.limits
+        check_at_most(limits.max_target_tokens, **{length_param: sampling.max_new_tokens})
+        check_at_most(self._parts.codec.vocabulary, top_k=sampling.top_k)
+        check_at_most(self._parts.max_beams, num_beams=sampling.num_beams)
+        if sampling.min_new_tokens > sampling.max_new_tokens:
+            raise InvalidInput(
+                f"min_new_tokens is {sampling.min_new_tokens} and {length_param} {sampling.max_new_tokens}: "
+                "ask for as many at most as at least",
+                param="min_new_tokens",
+            )
+        ids = (await self._parts.codec.encode(text)).ids if isinstance(text, str) else np.array(text, np.int64)
+        source = np.concatenate([[self._task_token], ids])
+        if len(source) > limits.max_source_tokens:
+            raise ContextLengthExceeded(
+                f"{param}, with its task's token,", len(source), limits.max_source_tokens, param=param
+            )
+        row_stream = stream or bool(stops)
+        ticket = self._parts.rows.submit(self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s)
+        return TextAnswer(ticket, self._parts, time, stops)
