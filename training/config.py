@@ -1,0 +1,265 @@
+"""A recipe: one TOML file that says everything about a training run.
+
+Sections are dataclasses, keys are their fields; a key that no field knows is an error, so a typo never trains
+something else for an hour.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+PRECISIONS = ("bf16", "fp32")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelSection:
+    """[model]"""
+
+    preset: str
+    """teacher, student or nano."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Fields of HybridConfig that differ from the preset's."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DataSection:
+    """[data]"""
+
+    folder: Path
+    """What `trident data prepare` wrote."""
+    tokenizer: Path
+    """Folder of tokenizer.json; copied beside the weights' provenance."""
+    workers: int = 0
+    """Processes that build batches; 0 builds them in the training process."""
+    seed: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchSection:
+    """[batch]: rows of every kind in every step, so that all shapes are known before the first."""
+
+    pretraining_rows: int
+    instruction_rows: int
+    qa_rows: int
+    summary_rows: int
+    source_tokens: int
+    """Width of the source, task token included."""
+    target_tokens: int
+    """Width of a continuation or an answer to an instruction."""
+    summary_tokens: int
+    """Width of a summary."""
+
+    def __post_init__(self) -> None:
+        for name in ("pretraining_rows", "instruction_rows", "qa_rows", "summary_rows"):
+            _at_least(self, name, 1)
+        for name in ("source_tokens", "target_tokens", "summary_tokens"):
+            _at_least(self, name, 16)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step."""
+        return self.pretraining_rows + self.instruction_rows + self.qa_rows + self.summary_rows
+
+    @property
+    def tokens(self) -> int:
+        """Source and target tokens of a step, padding included."""
+        generative = (self.pretraining_rows + self.instruction_rows) * self.target_tokens
+        return self.rows * self.source_tokens + generative + self.summary_rows * self.summary_tokens
+
+
+@dataclass(kw_only=True, slots=True)
+class LongSection:
+    """[long]: every so often a step of few, long rows, so that the far positions are learnt too."""
+
+    every: int = 0
+    """Steps from one to the next; 0: never."""
+    rows: int = 8
+    source_tokens: int = 2_048
+    target_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        _at_least(self, "every", 0)
+        _at_least(self, "rows", 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectivesSection:
+    """[objectives]"""
+
+    mask_fraction: float = 0.25
+    """Part of a pretraining row's tokens to guess."""
+    unmasked_rows: float = 0.15
+    """Part of the pretraining rows without any masked token: what the served model reads."""
+    short_prompts: float = 0.25
+    """Part of the pretraining rows cut to a short prompt."""
+    task_token_dropout: float = 0.3
+    """Chance that a row starts with <s> and the router has to find its task."""
+    masked_weight: float = 1.0
+    continuation_weight: float = 1.0
+    qa_weight: float = 1.0
+    summary_weight: float = 1.0
+    router_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("mask_fraction", "unmasked_rows", "short_prompts", "task_token_dropout"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"objectives.{name} must be in [0, 1), got {value}")
+
+
+@dataclass(kw_only=True, slots=True)
+class MixtureSection:
+    """[mixture]: weight of each source within its task, moving in a line from `early` to `late`."""
+
+    steps: int
+    """The step at which the late weights are reached."""
+    qa_early: dict[str, float]
+    qa_late: dict[str, float]
+    summary_early: dict[str, float]
+    summary_late: dict[str, float]
+    instruction: dict[str, float]
+
+    def __post_init__(self) -> None:
+        _at_least(self, "steps", 1)
+        for table in (self.qa_early, self.qa_late, self.summary_early, self.summary_late, self.instruction):
+            if sum(table.values()) <= 0 or min(table.values()) < 0:
+                raise ValueError(f"weights of a mixture must not be negative, nor all zero: got {table}")
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerSection:
+    """[optimizer]: Muon for the matrices of the layers, AdamW for the rest."""
+
+    matrix_learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    matrix_weight_decay: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleSection:
+    """[schedule]: linear warm-up, constant, linear decay to zero at the end of the run."""
+
+    warmup_steps: int
+    decay_fraction: float = 0.3
+    """Last part of the run in which the rate falls."""
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    """Wall clock since the first step, summed over resumptions. The run ends with whichever limit comes first."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("schedule needs max_steps, max_minutes or both")
+
+
+@dataclass(kw_only=True, slots=True)
+class RunSection:
+    """[run]"""
+
+    output: Path
+    device: str = "auto"
+    precision: str = "bf16"
+    """bf16 is used on CUDA only; the weights stay in fp32."""
+    compile: bool = False
+    """torch.compile for encoder and decoder layers: pays from some minutes on a GPU."""
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 1_000
+    """Steps between checkpoints."""
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"run.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.device not in DEVICES:
+            raise ValueError(f"run.device must be one of {', '.join(DEVICES)}, got {self.device!r}")
+        _at_least(self, "log_every", 1)
+        _at_least(self, "checkpoint_every", 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Recipe:
+    """A whole run."""
+
+    model: ModelSection
+    data: DataSection
+    batch: BatchSection
+    mixture: MixtureSection
+    schedule: ScheduleSection
+    run: RunSection
+    long: LongSection = field(default_factory=LongSection)
+    objectives: ObjectivesSection = field(default_factory=ObjectivesSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for provenance."""
+        return {
+            section: {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+            for section, values in asdict(self).items()
+        }
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; relative paths in it count from the working directory.
+
+    Raises ValueError naming the file and the key that is unknown, missing or wrong.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no recipe {path}")
+    try:
+        return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from nested tables; ValueError for unknown, missing or wrong keys."""
+    return _build(Recipe, values, "")
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    known = {item.name: hints[item.name] for item in fields(kind)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"unknown {where or 'section '}{unknown[0]}; known are {', '.join(sorted(known))}")
+    arguments = {}
+    for name, value in values.items():
+        expected = known[name]
+        if is_dataclass(expected):
+            if not isinstance(value, dict):
+                raise ValueError(f"[{name}] must be a table, got {value!r}")
+            arguments[name] = _build(expected, value, f"{name}.")  # type: ignore[arg-type]
+        else:
+            arguments[name] = _convert(value, expected, f"{where}{name}")
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{where or 'recipe: '}{str(error).split(') ')[-1].removeprefix(kind.__name__)}") from error
+
+
+def _convert(value: Any, expected: Any, name: str) -> Any:
+    """`value` as the field's type; TOML has integers where a float is meant, and no paths."""
+    options = getattr(expected, "__args__", (expected,)) if "|" in str(expected) else (expected,)
+    for option in options:
+        if option is Path and isinstance(value, str):
+            return Path(value)
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        base = getattr(option, "__origin__", option)
+        if isinstance(value, base) and not (base is int and isinstance(value, bool)):
+            return value
+    raise ValueError(f"{name} must be {' or '.join(getattr(o, '__name__', str(o)) for o in options)}, got {value!r}")
+
+
+def _at_least(section: Any, name: str, smallest: int) -> None:
+    value = getattr(section, name)
+    if value < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, got {value}")

@@ -1,0 +1,300 @@
+"""`trident data prepare`: from the corpora's files to shards and development files.
+
+Every file is one unit of work, so files can be prepared in any order, in parallel, or as they arrive: a file whose
+shards were made from the same bytes is skipped.
+
+    output/train/{text,qa,summary,instruction}/NAME/   shards (see shards.py)
+    output/dev/squad.json                              the held-out SQuAD articles, in SQuAD's format
+    output/dev/wikipedia_{en,zh}.FILE.jsonl            held-out articles {title, text}
+    output/dev/{dialogsum,scitldr}.jsonl               pairs {source, targets}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from model.tokenizer import load_tokenizer
+from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files, find_source
+from training.data.mining import (
+    PASSAGE_CHARACTERS,
+    PASSAGE_CHARACTERS_ZH,
+    cloze_question,
+    lead_pair,
+    passages,
+)
+from training.data.readers import Document, Pair, Question, open_text, read_documents, read_pairs, read_questions
+from training.data.shards import (
+    INSTRUCTION,
+    PAIR_ROW,
+    QA,
+    QA_ROW,
+    SUMMARY,
+    TEXT,
+    ShardInfo,
+    read_all_info,
+    read_info,
+    write_shard,
+)
+from training.data.splits import OverlapFilter, digest, held_out_articles, is_held_out
+from training.data.tokenise import ShardBuilder, encode_documents, encode_pairs, encode_questions
+
+CLOZE_CHANCE, LEAD_CHANCE = 0.4, 0.25
+"""Part of Wikipedia's passages that become a cloze question, or a pair of passage and central sentence."""
+NEGATIVE_CHANCE = 0.05
+"""Part of SQuAD's questions asked once more of another paragraph of the same article, which has no answer."""
+NEGATIVES_FROM = ("squad", "cmrc2018", "drcd")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareSettings:
+    """What every worker needs to know."""
+
+    output: Path
+    tokenizer: Path
+    qa_window: int = 384
+    """Tokens of a question answering row at most, task token and question included."""
+    held_out: frozenset[str] = frozenset()
+    """SQuAD articles never trained on."""
+    held_out_questions: frozenset[str] = frozenset()
+    """Ids of their questions, by which translations of them are recognised."""
+    held_out_texts: tuple[str, ...] = ()
+
+
+def prepare(root: Path, output: Path, tokenizer: Path, *, workers: int, qa_window: int = 384) -> list[ShardInfo]:
+    """Make the shards of every corpus file under `root`, and what is known of all shards in `output`.
+
+    SQuAD must be under `root`, or prepared before: its held-out articles decide what else is left out.
+    Raises ValueError where it is neither.
+    """
+    load_tokenizer(tokenizer)
+    files = find_files(root)
+    keep_squad_articles(files, output)
+    settings = with_held_out_squad(PrepareSettings(output=output, tokenizer=tokenizer, qa_window=qa_window))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false" if workers > 1 else "true"
+    if workers == 1:
+        for file in track(files, "Preparing"):
+            prepare_file(file, settings)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            waiting = [pool.submit(prepare_file, file, settings) for file in files]
+            for done in track(as_completed(waiting), "Preparing", total=len(files)):
+                done.result()
+    return read_all_info(output)
+
+
+def keep_squad_articles(files: Iterable[SourceFile], output: Path) -> None:
+    """Write the held-out SQuAD articles to the development file, references and all."""
+    path = output / "dev" / "squad.json"
+    squad = [file for file in files if file.source.name == "squad"]
+    if path.is_file() or not squad:
+        return
+    with open_text(squad[0].path) as file:
+        content = json.load(file)
+    held_out = held_out_articles(article["title"] for article in content["data"])
+    kept = [article for article in content["data"] if article["title"] in held_out]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"version": content["version"], "data": kept}, ensure_ascii=False), encoding="utf-8")
+
+
+def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
+    """The settings, with what the development file holds."""
+    path = settings.output / "dev" / "squad.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: prepare a folder with {find_source('squad').pattern} first")
+    questions = list(read_questions(path))
+    return PrepareSettings(
+        output=settings.output,
+        tokenizer=settings.tokenizer,
+        qa_window=settings.qa_window,
+        held_out=frozenset(question.document for question in questions),
+        held_out_questions=frozenset(question.identifier for question in questions),
+        held_out_texts=tuple(sorted({question.context for question in questions})),
+    )
+
+
+def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
+    """Make the shards, or the development file, of one corpus file."""
+    sha256 = hashlib.sha256(file.path.read_bytes()).hexdigest()
+    done = settings.output / "train" / file.source.use / file.name / "shard.json"
+    if done.is_file() and read_info(done.parent).sha256 == sha256:
+        return
+    tokenizer = load_tokenizer(settings.tokenizer)
+    if file.is_development:
+        write_pairs(settings.output / "dev" / f"{file.source.name}.jsonl", read_pairs(file.path, file.source.name))
+    elif file.source.use is Use.TEXT:
+        prepare_text(file, settings, tokenizer, sha256)
+    elif file.source.use is Use.QA:
+        prepare_questions(file, settings, tokenizer, sha256)
+    else:
+        prepare_pairs(file, settings, tokenizer, sha256)
+
+
+def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
+    """Documents as they are, and for Wikipedia the questions and summaries mined from them.
+
+    Wikipedia's paragraphs were freed from SQuAD's upstream; other corpora lose documents that overlap.
+    """
+    every = list(read_documents(file.path))
+    kept_out = [d for d in every if file.source.mines_tasks and is_held_out(d.document)]
+    documents = [d for d in every if not (file.source.mines_tasks and is_held_out(d.document))]
+    before = len(documents)
+    if not file.source.mines_tasks:
+        overlap = OverlapFilter(settings.held_out_texts)
+        documents = [d for d in documents if not overlap.overlaps(d.text)]
+    if file.source.mines_tasks:
+        write_documents(settings.output / "dev" / f"{file.source.name}.{file.name}.jsonl", kept_out)
+        questions, leads = mine(documents, chinese=file.source.name.endswith("_zh"))
+        qa = ShardBuilder(QA_ROW)
+        encode_questions(tokenizer, questions, qa, settings.qa_window)
+        save(qa, file, settings, QA, "cloze_" + file.name, sha256, documents=len(documents), dropped=0)
+        pairs = ShardBuilder(PAIR_ROW)
+        encode_pairs(tokenizer, leads, pairs)
+        save(pairs, file, settings, SUMMARY, "lead_" + file.name, sha256, documents=len(documents), dropped=0)
+    tokens = list(encode_documents(tokenizer, (document.text for document in documents)))
+    builder = ShardBuilder(PAIR_ROW, tokens=tokens, size=sum(map(len, tokens)))
+    dropped = before - len(documents)
+    save(builder, file, settings, TEXT, file.name, sha256, documents=len(documents), dropped=dropped)
+
+
+def mine(documents: Iterable[Document], *, chinese: bool) -> tuple[list[Question], list[Pair]]:
+    """Cloze questions and leads; the same documents give the same ones."""
+    questions: list[Question] = []
+    leads: list[Pair] = []
+    for document in documents:
+        chance = random.Random(digest(document.document))
+        limits = PASSAGE_CHARACTERS_ZH if chinese else PASSAGE_CHARACTERS
+        for number, sentences in enumerate(passages(document.text, limits)):
+            if chance.random() < CLOZE_CHANCE:
+                question = cloze_question(sentences, chance, document=document.document, chinese=chinese)
+                questions += [question] if question else []
+            if number == 0 or chance.random() < LEAD_CHANCE:
+                pair = lead_pair(sentences, chance, document=document.document, chinese=chinese, first=number == 0)
+                leads += [pair] if pair else []
+    return questions, leads
+
+
+def prepare_questions(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
+    """Questions outside the held-out documents, by context, some asked of a wrong paragraph too."""
+    overlap = OverlapFilter(settings.held_out_texts)
+    clean: dict[str, bool] = {}
+    kept: list[Question] = []
+    for question in read_questions(file.path):
+        if file.source.name == "squad":
+            held_out = question.document in settings.held_out
+        else:
+            held_out = question.identifier in settings.held_out_questions or is_held_out(question.document)
+        if held_out or not question.answers:
+            continue
+        if question.context not in clean:
+            clean[question.context] = not overlap.overlaps(question.context)
+        if clean[question.context]:
+            kept.append(question)
+    if file.source.name in NEGATIVES_FROM:
+        kept += list(with_wrong_context(kept))
+    builder = ShardBuilder(QA_ROW)
+    encode_questions(tokenizer, kept, builder, settings.qa_window)
+    documents, dropped = len({question.document for question in kept}), list(clean.values()).count(False)
+    save(builder, file, settings, QA, file.name, sha256, documents=documents, dropped=dropped)
+
+
+def with_wrong_context(questions: list[Question]) -> Iterator[Question]:
+    """A few questions beside another paragraph of their document that does not contain the answer's text."""
+    by_document: dict[str, list[str]] = {}
+    for question in questions:
+        contexts = by_document.setdefault(question.document, [])
+        if question.context not in contexts:
+            contexts.append(question.context)
+    for question in questions:
+        chance = random.Random(digest(question.identifier))
+        if chance.random() >= NEGATIVE_CHANCE:
+            continue
+        context = chance.choice(by_document[question.document])
+        if not any(answer.text in context for answer in question.answers):
+            yield Question(
+                identifier=question.identifier,
+                document=question.document,
+                question=question.question,
+                context=context,
+                answers=(),
+            )
+
+
+def prepare_pairs(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
+    """Summaries and instructions outside the held-out documents."""
+    overlap = OverlapFilter(settings.held_out_texts)
+    pairs = list(read_pairs(file.path, file.source.name))
+    split = [pair for pair in pairs if file.source.has_development_part or not is_held_out(pair.document)]
+    kept = [pair for pair in split if not overlap.overlaps(pair.source)]
+    builder = ShardBuilder(PAIR_ROW)
+    encode_pairs(tokenizer, kept, builder)
+    kind = SUMMARY if file.source.use is Use.SUMMARY else INSTRUCTION
+    save(builder, file, settings, kind, file.name, sha256, documents=len(kept), dropped=len(split) - len(kept))
+
+
+def save(
+    builder: ShardBuilder,
+    file: SourceFile,
+    settings: PrepareSettings,
+    kind: str,
+    name: str,
+    sha256: str,
+    *,
+    documents: int,
+    dropped: int,
+) -> None:
+    """Write what a builder holds."""
+    rows = builder.as_rows() if builder.rows else np.zeros(0, builder.dtype)
+    info = ShardInfo(
+        name=name,
+        source=file.source.name,
+        licence=file.source.licence,
+        file=file.path.name,
+        sha256=sha256,
+        tokens=builder.size,
+        rows=len(rows),
+        documents=documents,
+        dropped=dropped,
+    )
+    write_shard(settings.output / "train" / kind / name, info, builder.tokens, rows)
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """Held-out documents, one object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for document in documents:
+            file.write(json.dumps({"title": document.document, "text": document.text}, ensure_ascii=False) + "\n")
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Held-out pairs, one object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for pair in pairs:
+            file.write(json.dumps({"source": pair.source, "targets": pair.targets}, ensure_ascii=False) + "\n")
+
+
+def tokenizer_texts(root: Path) -> Iterator[str]:
+    """The sample of the corpora that the tokenizer learns from."""
+    for file in sorted(find_files(root), key=lambda file: str(file.path)):
+        every, characters = TOKENIZER_SAMPLE.get(file.source.name, (0, 0))
+        if not every or file.is_development:
+            continue
+        if file.source.use is Use.TEXT:
+            texts: Iterable[str] = (document.text for document in read_documents(file.path))
+        else:
+            pairs = read_pairs(file.path, file.source.name)
+            texts = chain.from_iterable((pair.source, *pair.targets) for pair in pairs)
+        yield from (text[:characters] for number, text in enumerate(texts) if number % every == 0)

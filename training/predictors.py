@@ -1,0 +1,120 @@
+"""Who answers in an evaluation: trained weights in PyTorch, or a running service over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import torch
+
+from model.network import HybridModel
+from model.tokenizer import QA, SEP, SUMMARY, decode, load_tokenizer
+from training.data.readers import Question
+from training.data.tokenise import context_windows
+
+WINDOW_TOKENS = 384
+BATCH = 32
+SUMMARY_TOKENS = 96
+TIMEOUT_S = 300
+
+
+class Predictor(Protocol):
+    """Answers in the order of what was asked."""
+
+    description: str
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[str]:
+        """The best answer to each question."""
+
+    def summarise(self, texts: Sequence[str]) -> Iterator[str]:
+        """A summary of each text."""
+
+
+def load_weights(folder: Path) -> tuple[HybridModel, Path]:
+    """The network in a folder that `trident train` wrote, and the folder. Raises ValueError where it holds none."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} holds no trained network: name the `weights` folder of a run")
+    return HybridModel.from_pretrained(folder).eval(), folder
+
+
+def on_device(model: HybridModel) -> HybridModel:
+    """The network on the GPU, where there is one."""
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+
+
+class NetworkPredictor:
+    """Trained weights in PyTorch, fp32; summaries are greedy."""
+
+    description = "PyTorch, greedy"
+
+    def __init__(self, weights: tuple[HybridModel, Path]) -> None:
+        self._model, self._tokenizer = on_device(weights[0]), load_tokenizer(weights[1])
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[str]:
+        """The best span over all windows of each context."""
+        for question in questions:
+            yield self._best_span(question)
+
+    @torch.inference_mode()
+    def _best_span(self, question: Question) -> str:
+        ids = self._tokenizer.encode(question.question, add_special_tokens=False).ids[: WINDOW_TOKENS // 2]
+        context = self._tokenizer.encode(question.context, add_special_tokens=False)
+        head = [QA, *ids, SEP]
+        windows = list(context_windows(len(context.ids), WINDOW_TOKENS - len(head)))
+        source_BS, lengths_B = self._padded([[*head, *context.ids[begin:end]] for begin, end in windows])
+        emissions_BS3 = self._model.emissions(self._model.encode(source_BS, lengths_B), lengths_B)
+        bounds_B2 = torch.stack([torch.full_like(lengths_B, len(head)), lengths_B], dim=1)
+        # Relative to no span, scores of different windows compare.
+        scores_BSL = self._model.extractive.crf.span_scores(emissions_BS3, bounds_B2)
+        window, start, more = torch.unravel_index(scores_BSL.argmax(), scores_BSL.shape)
+        first = windows[int(window)][0] + int(start) - len(head)
+        begin, end = context.offsets[first][0], context.offsets[first + int(more)][1]
+        return question.context[begin:end].strip()
+
+    def summarise(self, texts: Sequence[str]) -> Iterator[str]:
+        """The most likely tokens, one by one."""
+        remaining = iter(texts)
+        while batch := list(islice(remaining, BATCH)):
+            limit = self._model.config.max_positions - 1
+            encodings = self._tokenizer.encode_batch(batch, add_special_tokens=False)
+            source_BS, lengths_B = self._padded([[SUMMARY, *each.ids[:limit]] for each in encodings])
+            for ids in self._model.greedy("pointer", source_BS, lengths_B, SUMMARY_TOKENS):
+                yield decode(self._tokenizer, ids).strip()
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self._model.device
+        tensors = [torch.tensor(row, device=device) for row in rows]
+        lengths_B = torch.tensor([len(row) for row in rows], device=device)
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), lengths_B
+
+
+class ServicePredictor:
+    """A running service, one request after the other."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+        models = self._json(self._client.get("/v1/models"))
+        self.description = f"service, {models['data'][0]['id']}"
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[str]:
+        """The best answer of /v1/qa; empty where it gives none."""
+        for question in questions:
+            answers = self._post("/v1/qa", question=question.question, context=question.context)["answers"]
+            yield answers[0]["text"] if answers else ""
+
+    def summarise(self, texts: Sequence[str]) -> Iterator[str]:
+        """/v1/summarize with its defaults."""
+        for text in texts:
+            yield self._post("/v1/summarize", text=text)["summary"]
+
+    def _post(self, path: str, **body: str) -> dict[str, Any]:
+        return self._json(self._client.post(path, json=body))
+
+    @staticmethod
+    def _json(response: httpx.Response) -> dict[str, Any]:
+        if response.is_error:
+            raise ValueError(f"{response.url} answered {response.status_code}: {response.text[:500]}")
+        return response.json()
