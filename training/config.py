@@ -113,10 +113,12 @@ class ObjectivesSection:
 
 @dataclass(kw_only=True, slots=True)
 class MixtureSection:
-    """[mixture]: weight of each source within its task, moving in a line from `early` to `late`."""
+    """[mixture]: weight of each source within its task: `early`, then in a line to `late`."""
 
-    steps: int
-    """The step at which the late weights are reached."""
+    begin: int
+    """The step up to which the early weights stand."""
+    end: int
+    """The step from which the late ones do."""
     qa_early: dict[str, float]
     qa_late: dict[str, float]
     summary_early: dict[str, float]
@@ -124,7 +126,8 @@ class MixtureSection:
     instruction: dict[str, float]
 
     def __post_init__(self) -> None:
-        _at_least(self, "steps", 1)
+        _at_least(self, "begin", 0)
+        _at_least(self, "end", self.begin + 1)
         for table in (self.qa_early, self.qa_late, self.summary_early, self.summary_late, self.instruction):
             if sum(table.values()) <= 0 or min(table.values()) < 0:
                 raise ValueError(f"weights of a mixture must not be negative, nor all zero: got {table}")

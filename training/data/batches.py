@@ -96,10 +96,11 @@ class Batches(Dataset[Batch]):
             else None
         )
         mixture = recipe.mixture
-        self.qa = Mixture(read_shards(root, QA), mixture.qa_early, mixture.qa_late, mixture.steps)
-        self.summary = Mixture(read_shards(root, SUMMARIES), mixture.summary_early, mixture.summary_late, mixture.steps)
+        steps = (mixture.begin, mixture.end)
+        self.qa = Mixture(read_shards(root, QA), mixture.qa_early, mixture.qa_late, steps)
+        self.summary = Mixture(read_shards(root, SUMMARIES), mixture.summary_early, mixture.summary_late, steps)
         self.instruction = Mixture(
-            read_shards(root, INSTRUCTION), mixture.instruction, mixture.instruction, mixture.steps
+            read_shards(root, INSTRUCTION), mixture.instruction, mixture.instruction, steps
         )
 
     def is_long(self, step: int) -> bool:

@@ -18,8 +18,10 @@ def group_of(shard: Shard) -> str:
 class Mixture:
     """Draws examples of one task, a group of shards by its weight, an example of the group evenly."""
 
-    def __init__(self, shards: list[Shard], early: dict[str, float], late: dict[str, float], steps: int) -> None:
-        """`early` and `late` are weights by group at step 0 and from step `steps` on.
+    def __init__(
+        self, shards: list[Shard], early: dict[str, float], late: dict[str, float], steps: tuple[int, int]
+    ) -> None:
+        """`early` and `late` are weights by group up to the first and from the second of `steps` on.
 
         Raises ValueError for a weight of a group that was not prepared.
         """
@@ -34,7 +36,7 @@ class Mixture:
         self.groups = [groups[name] for name in self.names]
         self.ends = [np.cumsum([len(shard.rows) for shard in group]) for group in self.groups]
         self.early, self.late = (self._normalised(weights) for weights in (early, late))
-        self.steps = steps
+        self.begin, self.end = steps
 
     def _normalised(self, weights: dict[str, float]) -> np.ndarray:
         values = np.array([weights.get(name, 0.0) for name in self.names])
@@ -42,7 +44,7 @@ class Mixture:
 
     def weights(self, step: int) -> np.ndarray:
         """Chance of each group at a step."""
-        progress = min(1.0, step / self.steps)
+        progress = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
         return self.early + (self.late - self.early) * progress
 
     def draw(self, step: int, chance: np.random.Generator) -> tuple[Shard, np.void]:
