@@ -17,9 +17,22 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.installation import why_no_wheel
+from service.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED_BUNDLE = ROOT / "model" / "pretrained"
+SHIPPED_BUNDLE = Settings().bundle
+"""TRIDENT_BUNDLE names another one, for services and tests alike."""
+
 START_TIMEOUT_S = 120
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_machine_that_triton_runs_on() -> None:
+    """Skip where the embedded server cannot run."""
+    reason = why_no_wheel()
+    if reason is not None:
+        pytest.skip(reason)
 
 
 def free_port() -> int:
@@ -37,10 +50,15 @@ class Service:
     url: str
     log: Path
 
-    def gauge(self, name: str) -> float:
-        """Sum of all samples of a metric."""
+    def gauge(self, name: str, **labels: str) -> float:
+        """Sum of a metric's samples with these labels."""
         families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
-        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
     def wait_until(self, condition, what: str, timeout_s: float = 30.0) -> None:
         """Poll until a condition on the outside view holds; fail with its name and the log's end otherwise."""
@@ -61,10 +79,13 @@ class Service:
         gauges = ("trident_num_requests_running", "trident_num_requests_waiting", "trident_kv_cache_usage_ratio")
         return all(self.gauge(name) == 0 for name in gauges)
 
+    def family(self) -> list[psutil.Process]:
+        """Every process below this service."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
     def triton(self) -> psutil.Process:
         """The tritonserver process below this service."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(child for child in children if child.name() == "tritonserver")
+        return next(child for child in self.family() if child.name() == "tritonserver")
 
     def log_tail(self) -> str:
         """The end of what the service printed."""

@@ -1,20 +1,18 @@
-"""Clients that leave, services that drain, Tritons that die."""
+"""Clients that leave, services that drain or have enough to do, Tritons that die."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
-from tests.end_to_end.conftest import ROOT, SHIPPED_BUNDLE, Service
+from tests.end_to_end.conftest import Service, start_service, stop_service
 
 LONG = {"prompt": "A long story begins here:", "max_new_tokens": 400, "min_new_tokens": 400, "stream": True}
 
@@ -31,7 +29,8 @@ def test_a_client_that_disconnects_frees_its_slot(service: Service) -> None:
         httpx.Client(base_url=service.url, timeout=60) as client,
         client.stream("POST", "/v1/generate", json={**LONG, "temperature": 0}) as response,
     ):
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: httpx closes the connection with its iterator
+        next(lines)
         assert service.gauge("trident_num_requests_running") >= 1
     service.wait_until(service.is_idle, "an idle engine after the disconnect", timeout_s=5)
 
@@ -51,53 +50,89 @@ def test_sigterm_lets_a_stream_finish(own_service: Service) -> None:
     assert json.loads(data[-2])["finish_reason"] in {"length", "stop"}
 
 
-def test_a_killed_triton_comes_back(own_service: Service) -> None:
+def test_a_draining_service_says_so_and_takes_nothing_new(own_service: Service) -> None:
+    lines: list[str] = []
+    started = threading.Event()
+    with httpx.Client(base_url=own_service.url, timeout=60) as client, httpx.Client(base_url=own_service.url) as other:
+        other.get("/health/ready")
+        reader = threading.Thread(target=start_stream, args=(client, lines, started))
+        reader.start()
+        assert started.wait(30)
+        own_service.process.send_signal(signal.SIGTERM)
+        own_service.wait_until(lambda: other.get("/health/ready").status_code == 503, "not ready while draining")
+        refused = other.post("/v1/generate", json={"prompt": "Hello"})
+        reader.join(60)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+    assert lines[-1] == "data: [DONE]" or lines[-2] == "data: [DONE]"
+    assert own_service.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("victim", ["tritonserver", "triton_python_backend_stub"])
+def test_a_triton_that_dies_comes_back_and_nothing_is_left_running(own_service: Service, victim: str) -> None:
     body = {"prompt": "Hello", "max_new_tokens": 4, "temperature": 0}
     before = httpx.post(f"{own_service.url}/v1/generate", json=body, timeout=60).json()["text"]
-    killed = own_service.triton()
-    killed.kill()
+    first = own_service.triton()
+    lines: list[str] = []
+    started = threading.Event()
+    with httpx.Client(base_url=own_service.url, timeout=60) as client:
+        reader = threading.Thread(target=start_stream, args=(client, lines, started))
+        reader.start()
+        assert started.wait(30)
+        for process in own_service.family():
+            if process.name() == victim:
+                process.kill()
+        reader.join(60)
+        assert not reader.is_alive()
+    assert lines[-1] != "data: [DONE]"
     own_service.wait_until(lambda: not own_service.is_ready(), "not ready after the kill")
+    refused = httpx.post(f"{own_service.url}/v1/generate", json=body, timeout=60)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
     own_service.wait_until(own_service.is_ready, "readiness with a new Triton", timeout_s=90)
-    assert own_service.triton().pid != killed.pid
+    assert own_service.triton().pid != first.pid
     assert httpx.post(f"{own_service.url}/v1/generate", json=body, timeout=60).json()["text"] == before
+    own_service.wait_until(own_service.is_idle, "an idle engine with the new Triton")
 
 
-def test_triton_dies_with_its_parent(own_service: Service) -> None:
-    triton = own_service.triton()
-    own_service.process.kill()
-    own_service.process.wait(10)
-    triton.wait(timeout=20)
-    assert not triton.is_running()
+def test_nothing_outlives_a_service_that_is_killed_while_it_decodes(own_service: Service) -> None:
+    regions = list(Path("/dev/shm").glob(f"trident-{own_service.process.pid}-*"))
+    assert regions
+    lines: list[str] = []
+    started = threading.Event()
+    with httpx.Client(base_url=own_service.url, timeout=60) as client:
+        reader = threading.Thread(target=start_stream_that_breaks, args=(client, lines, started))
+        reader.start()
+        assert started.wait(30)
+        family = own_service.family()
+        own_service.process.kill()
+        own_service.process.wait(10)
+        reader.join(30)
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert not any(region.exists() for region in regions)
 
 
-def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy", "serve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+def start_stream_that_breaks(client: httpx.Client, lines: list[str], started: threading.Event) -> None:
+    with contextlib.suppress(httpx.TransportError):
+        start_stream(client, lines, started)
 
 
-def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        result = serve("--port", str(port), "--repository", str(tmp_path / "repository"))
-    assert result.returncode == 1
-    assert str(port) in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize("damage", ["tamper", "truncate", "remove"])
-def test_a_damaged_bundle_is_refused_by_the_file_s_name(tmp_path: Path, damage: str) -> None:
-    bundle = tmp_path / "bundle"
-    shutil.copytree(SHIPPED_BUNDLE, bundle)
-    victim = max(bundle.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
-    if damage == "remove":
-        victim.unlink()
-    else:
-        content = bytearray(victim.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        victim.write_bytes(content if damage == "tamper" else content[: len(content) // 2])
-    result = serve("--port", "0", "--bundle", str(bundle), "--repository", str(tmp_path / "repository"))
-    assert result.returncode == 1
-    assert victim.name in result.stderr
-    assert "Traceback" not in result.stderr
+def test_an_overloaded_service_says_when_to_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir()
+    service = start_service(
+        folder, "--repository", str(tmp_path / "repository"), TRIDENT_LIMITS__CONCURRENT_REQUESTS="1"
+    )
+    try:
+        with (
+            httpx.Client(base_url=service.url, timeout=60) as client,
+            client.stream("POST", "/v1/generate", json={**LONG, "temperature": 0}) as response,
+        ):
+            lines = response.iter_lines()  # kept: httpx closes the connection with its iterator
+            next(lines)
+            refused = httpx.post(f"{service.url}/v1/qa", json={"question": "Who?", "context": "Anna."})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert service.gauge("trident_requests_rejected_total", reason="concurrency") == 1
+        service.wait_until(service.is_idle, "an idle engine afterwards")
+        assert httpx.post(f"{service.url}/v1/qa", json={"question": "Who?", "context": "Anna."}).status_code == 200
+    finally:
+        assert stop_service(service) == 0

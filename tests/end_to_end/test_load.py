@@ -53,6 +53,12 @@ def resident_bytes(service: Service) -> int:
     return sum(process.memory_info().rss for process in [root, *root.children(recursive=True)])
 
 
+def test_an_idle_service_keeps_to_its_memory(own_service: Service) -> None:
+    gateway = psutil.Process(own_service.process.pid).memory_info().rss
+    assert gateway <= 200e6
+    assert resident_bytes(own_service) - gateway <= 1.5e9
+
+
 async def run_load(url: str) -> None:
     gate = asyncio.Semaphore(CONCURRENCY)
     async with httpx.AsyncClient(base_url=url, timeout=120) as client, asyncio.TaskGroup() as group:
