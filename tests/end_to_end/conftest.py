@@ -102,7 +102,8 @@ def start_service(folder: Path, *arguments: str, **environment: str) -> Service:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env={**os.environ, **environment},
+            # A service that is killed leaves its Triton's log behind.
+            env={**os.environ, "TMPDIR": str(folder), **environment},
         )
     service = Service(process=process, url=f"http://127.0.0.1:{port}", log=log)
 
