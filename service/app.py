@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from service.api import health, openai, tasks
-from service.api.documentation import publish_limits
+from service.api.documentation import correct_document
 from service.api.errors import on_http_exception, on_validation_error
 from service.api.middleware import AdmissionMiddleware, ExchangeMiddleware
 from service.gateway import build_gateway
@@ -47,5 +47,5 @@ def build_app(settings: Settings) -> FastAPI:
     app.state.gateway = gateway
     for router in (tasks.router, openai.router, openai.models, health.router):
         app.include_router(router)
-    publish_limits(app, gateway)
+    correct_document(app, gateway)
     return app

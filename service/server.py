@@ -15,6 +15,7 @@ from types import FrameType
 import structlog
 import uvicorn
 from sse_starlette.sse import AppStatus
+from uvicorn.config import STARTUP_FAILURE
 
 from service.app import build_app
 from service.gateway import Gateway
@@ -81,7 +82,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     try:
         DrainingServer(config, app.state.gateway).run(sockets=[listener])
     except SystemExit as stop:
-        raise SystemExit(1) from stop
+        raise SystemExit(1 if stop.code == STARTUP_FAILURE else stop.code) from stop
 
 
 class DrainingServer(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the limits that only the bundle knows."""
+"""The OpenAPI document: FastAPI's, with the limits that only the bundle knows, and without errors that never occur."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from service.gateway import Gateway
 
 
-def publish_limits(app: FastAPI, gateway: Gateway) -> None:
-    """Write the bundle's limits into the document as the fields' maxima."""
+def correct_document(app: FastAPI, gateway: Gateway) -> None:
+    """Make the app's document say what is so: the bundle's limits as the fields' maxima, and our errors only."""
     parts, fastapi_document = gateway.parts, app.openapi
     tokens = parts.limits.max_target_tokens
     maxima = {
@@ -27,7 +27,9 @@ def publish_limits(app: FastAPI, gateway: Gateway) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = fastapi_document()["components"]["schemas"]
+            whole = fastapi_document()
+            drop_foreign_errors(whole)
+            schemas = whole["components"]["schemas"]
             for name, fields in maxima.items():
                 for field, maximum in fields.items():
                     _integer(schemas[name]["properties"][field])["maximum"] = maximum
@@ -35,6 +37,16 @@ def publish_limits(app: FastAPI, gateway: Gateway) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def drop_foreign_errors(document: dict[str, Any]) -> None:
+    """Take out FastAPI's own 422, which it adds to every operation with a parameter: here it never occurs."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def _integer(schema: dict[str, Any]) -> dict[str, Any]:

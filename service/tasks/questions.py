@@ -20,8 +20,9 @@ from service.tasks.spans import SpanDistribution, Window, make_windows
 from service.tasks.tokens import Encoded
 
 MAX_ANSWERS = 20
-SPARE_SPANS = 4
-"""Spans kept for each answer asked for: those that differ in white space or in parts of one character are merged."""
+SPANS_KEPT = 4 * MAX_ANSWERS
+"""More than answers, because spans that differ in white space or in parts of one character are merged. The same for
+every request, so that a score does not depend on how many were asked for."""
 
 WINDOWS_AHEAD = 64
 """Windows of one request in the queue at once, so that a book does not keep everybody else waiting."""
@@ -70,7 +71,7 @@ class Questions:
         encoded = await self._parts.codec.encode(context)
         head = np.concatenate([[self._task_token], question_ids, [self._separator]])
         windows = make_windows(len(encoded.ids), self._window_tokens - len(head))
-        spans = self._distribution(windows, top_k)
+        spans = self._distribution(windows)
         sources = [np.concatenate([head, encoded.ids[window.start : window.end]]) for window in windows]
         async with aclosing(self._scores(sources, time)) as scores:
             async for index, emissions_S3 in scores:
@@ -80,16 +81,16 @@ class Questions:
 
     def answer_from(self, emissions_S3: np.ndarray, encoded: Encoded, context: str) -> Answers:
         """The best answer, from tag scores of a whole context that are there already."""
-        spans = self._distribution([Window(start=0, end=len(encoded.ids))], 1)
+        spans = self._distribution([Window(start=0, end=len(encoded.ids))])
         spans.add(0, emissions_S3)
         return best_answers(spans, encoded, context, 1, 0.0)
 
-    def _distribution(self, windows: Sequence[Window], top_k: int) -> SpanDistribution:
+    def _distribution(self, windows: Sequence[Window]) -> SpanDistribution:
         return SpanDistribution(
             windows=windows,
             crf=self._parts.crf,
             max_tokens=self._parts.limits.max_answer_tokens,
-            count=SPARE_SPANS * (top_k + 1),
+            count=SPANS_KEPT,
         )
 
     async def _scores(self, sources: list[np.ndarray], time: RequestTime) -> AsyncGenerator[tuple[int, np.ndarray]]:
