@@ -68,4 +68,4 @@ $(TRITON): pyproject.toml Makefile | .venv/bin/pip
 # Where that server cannot run, `trident serve` says so and serves without it.
 .PHONY: triton
 triton: | .venv/bin/pip
-	@if $(VENV) -m deploy.installation 2>/dev/null; then $(MAKE) --no-print-directory $(TRITON); fi
+	@if $(VENV) -m deploy.installation 2>/dev/null; then $(MAKE) --silent --no-print-directory $(TRITON); fi
