@@ -57,10 +57,9 @@ def serve(
     start_timeout: Annotated[float, typer.Option(help="Seconds that Triton may take to become ready.", min=1)] = 120.0,
 ) -> None:
     """Serve a bundle over HTTP: start Triton, then the gateway. SIGTERM or Ctrl-C ends both, requests first."""
-    from service.server import bind, run
-
     from deploy.installation import TRITON_ENV
     from deploy.serving import TritonChoice, models, read_settings
+    from service.server import bind, run
 
     settings = read_settings(host=host, port=port, bundle=bundle, runtime=runtime, triton_url=triton_url)
     choice = TritonChoice(
