@@ -90,12 +90,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load a folder written by `save_tokenizer`; special tokens in a text are read as plain text.
 
-    Raises ValueError where the folder has no tokenizer or its special tokens have other ids.
+    Raises ValueError where the folder has no tokenizer, a damaged one, or its special tokens have other ids.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no tokenizer.json; make one with: trident data tokenizer")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is not a tokenizer: {error}") from error
     for index, token in enumerate(SPECIAL_TOKENS):
         if tokenizer.token_to_id(token) != index:
             raise ValueError(f"{path}: {token} has the id {tokenizer.token_to_id(token)}, expected {index}")

@@ -128,9 +128,12 @@ class MixtureSection:
     def __post_init__(self) -> None:
         _at_least(self, "begin", 0)
         _at_least(self, "end", self.begin + 1)
-        for table in (self.qa_early, self.qa_late, self.summary_early, self.summary_late, self.instruction):
+        for name in ("qa_early", "qa_late", "summary_early", "summary_late", "instruction"):
+            table = getattr(self, name)
+            if any(isinstance(weight, bool) or not isinstance(weight, (int, float)) for weight in table.values()):
+                raise ValueError(f"mixture.{name} must hold numbers, got {table}")
             if sum(table.values()) <= 0 or min(table.values()) < 0:
-                raise ValueError(f"weights of a mixture must not be negative, nor all zero: got {table}")
+                raise ValueError(f"mixture.{name} must hold weights that are not negative, nor all zero, got {table}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -161,6 +164,13 @@ class ScheduleSection:
     def __post_init__(self) -> None:
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("schedule needs max_steps, max_minutes or both")
+        for name in ("max_steps", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"schedule.{name} must be positive, got {value}")
+        _at_least(self, "warmup_steps", 0)
+        if not 0 <= self.decay_fraction <= 1:
+            raise ValueError(f"schedule.decay_fraction must be in [0, 1], got {self.decay_fraction}")
 
 
 @dataclass(kw_only=True, slots=True)

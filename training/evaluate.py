@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,7 +53,7 @@ def evaluate_questions(predictor: Predictor, data: Path, limit: int | None) -> F
 
 def evaluate_summaries(predictor: Predictor, data: Path, limit: int | None) -> Figures:
     """ROUGE and BLEU of one summary a text."""
-    records = list(read_records(data))[:limit]
+    records = list(islice(read_records(data, "source", "targets"), limit))
     _require(records, data)
     texts = list(_tracked(predictor.summarise([record["source"] for record in records]), len(records)))
     references = [record["targets"] for record in records]
@@ -71,7 +72,7 @@ def evaluate_continuation(weights: tuple[HybridModel, Path], data: Path, limit: 
     """Bits per byte of each document's continuation after its first tokens, under the generative decoder."""
     model, folder = on_device(weights[0]), weights[1]
     tokenizer = load_tokenizer(folder)
-    documents = [record["text"] for record in read_records(data)][:limit]
+    documents = [record["text"] for record in islice(read_records(data, "text"), limit)]
     _require(documents, data)
     nats, size = 0.0, 0
     for text in _tracked(iter(documents), len(documents)):

@@ -96,7 +96,7 @@ class ServicePredictor:
 
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
-        models = self._json(self._client.get("/v1/models"))
+        models = self._request("GET", "/v1/models")
         self.description = f"service, {models['data'][0]['id']}"
 
     def answer(self, questions: Sequence[Question]) -> Iterator[str]:
@@ -111,10 +111,13 @@ class ServicePredictor:
             yield self._post("/v1/summarize", text=text)["summary"]
 
     def _post(self, path: str, **body: str) -> dict[str, Any]:
-        return self._json(self._client.post(path, json=body))
+        return self._request("POST", path, body)
 
-    @staticmethod
-    def _json(response: httpx.Response) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise ValueError(f"{self._client.base_url} does not answer: {error}") from error
         if response.is_error:
             raise ValueError(f"{response.url} answered {response.status_code}: {response.text[:500]}")
         return response.json()

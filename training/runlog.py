@@ -18,8 +18,10 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Open for the length of a run; `record` appends one line and moves the bar."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool, steps_done: int = 0) -> None:
+        """Lines of steps after `steps_done`, which a resumed run takes again, are dropped."""
         folder.mkdir(parents=True, exist_ok=True)
+        _keep_lines(folder / METRICS, steps_done)
         self._file = (folder / METRICS).open("a", encoding="utf-8")
         self._writer = None
         if tensorboard:
@@ -71,3 +73,12 @@ class RunLog:
                 self._writer.add_scalar(name, value, step)
         summary = f"step {step}  loss {values['loss']:.3f}  {line['tokens_per_s'] / 1e3:.1f} k tokens/s"
         self._bar.update(self._task, description=summary, completed=min(1.0, done))
+
+
+def _keep_lines(path: Path, steps_done: int) -> None:
+    """Drop lines of later steps, and one that a kill cut short."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [line for line in lines if json.loads(line)["step"] <= steps_done]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

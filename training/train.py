@@ -54,7 +54,7 @@ def train(recipe: Recipe) -> Progress:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16" and device.type == "cuda")
     resumed_s, started_s = progress.elapsed_s, time.perf_counter()
 
-    with RunLog(run.output, tensorboard=run.tensorboard) as log:
+    with RunLog(run.output, tensorboard=run.tensorboard, steps_done=progress.step) as log:
         for batch in load_batches(recipe, progress.step, device):
             progress.elapsed_s = resumed_s + time.perf_counter() - started_s
             if schedule.is_over(progress.step, progress.elapsed_s):

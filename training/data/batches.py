@@ -99,9 +99,7 @@ class Batches(Dataset[Batch]):
         steps = (mixture.begin, mixture.end)
         self.qa = Mixture(read_shards(root, QA), mixture.qa_early, mixture.qa_late, steps)
         self.summary = Mixture(read_shards(root, SUMMARIES), mixture.summary_early, mixture.summary_late, steps)
-        self.instruction = Mixture(
-            read_shards(root, INSTRUCTION), mixture.instruction, mixture.instruction, steps
-        )
+        self.instruction = Mixture(read_shards(root, INSTRUCTION), mixture.instruction, mixture.instruction, steps)
 
     def is_long(self, step: int) -> bool:
         """Whether a step has few long rows in place of the mixture."""

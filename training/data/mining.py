@@ -61,6 +61,7 @@ def cloze_question(sentences: list[str], chance: random.Random, *, document: str
         sentence = sentences[index]
         context = joint.join(sentences[:index] + sentences[index + 1 :])
         spans = [m for m in pattern.finditer(sentence) if 2 <= len(m.group()) <= 60 and m.group() in context]
+        spans = [m for m in spans if sentence.count(m.group()) == 1]  # a second one would tell the answer
         spans = [m for m in spans if m.group().lower() not in STOP_WORDS and (m.start() > 0 or " " in m.group())]
         if not spans:
             continue

@@ -1,7 +1,7 @@
 """`trident data prepare`: from the corpora's files to shards and development files.
 
 Every file is one unit of work, so files can be prepared in any order, in parallel, or as they arrive: a file whose
-shards were made from the same bytes is skipped.
+shards were made from the same bytes with the same settings is skipped.
 
     output/train/{text,qa,summary,instruction}/NAME/   shards (see shards.py)
     output/dev/squad.json                              the held-out SQuAD articles, in SQuAD's format
@@ -42,6 +42,7 @@ from training.data.shards import (
     QA_ROW,
     SUMMARY,
     TEXT,
+    UNFINISHED,
     ShardInfo,
     read_all_info,
     read_info,
@@ -70,6 +71,13 @@ class PrepareSettings:
     held_out_questions: frozenset[str] = frozenset()
     """Ids of their questions, by which translations of them are recognised."""
     held_out_texts: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what shards depend on beside their file: tokenizer, window, and what is held out."""
+        parts = (str(self.qa_window), *sorted(self.held_out_questions), *self.held_out_texts)
+        tokens = (self.tokenizer / "tokenizer.json").read_bytes()
+        return hashlib.sha256(tokens + "\n".join(parts).encode()).hexdigest()
 
 
 def prepare(root: Path, output: Path, tokenizer: Path, *, workers: int, qa_window: int = 384) -> list[ShardInfo]:
@@ -105,7 +113,10 @@ def keep_squad_articles(files: Iterable[SourceFile], output: Path) -> None:
     held_out = held_out_articles(article["title"] for article in content["data"])
     kept = [article for article in content["data"] if article["title"] in held_out]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"version": content["version"], "data": kept}, ensure_ascii=False), encoding="utf-8")
+    unfinished = path.with_suffix(UNFINISHED)
+    content = {"version": content["version"], "data": kept}
+    unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
@@ -128,8 +139,10 @@ def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
     """Make the shards, or the development file, of one corpus file."""
     sha256 = hashlib.sha256(file.path.read_bytes()).hexdigest()
     done = settings.output / "train" / file.source.use / file.name / "shard.json"
-    if done.is_file() and read_info(done.parent).sha256 == sha256:
-        return
+    if done.is_file():
+        info = read_info(done.parent)
+        if (info.sha256, info.settings) == (sha256, settings.digest):
+            return
     tokenizer = load_tokenizer(settings.tokenizer)
     if file.is_development:
         write_pairs(settings.output / "dev" / f"{file.source.name}.jsonl", read_pairs(file.path, file.source.name))
@@ -142,29 +155,24 @@ def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
 
 
 def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
-    """Documents as they are, and for Wikipedia the questions and summaries mined from them.
-
-    Wikipedia's paragraphs were freed from SQuAD's upstream; other corpora lose documents that overlap.
-    """
+    """Documents as they are, and for Wikipedia the questions and summaries mined from them."""
     every = list(read_documents(file.path))
     kept_out = [d for d in every if file.source.mines_tasks and is_held_out(d.document)]
-    documents = [d for d in every if not (file.source.mines_tasks and is_held_out(d.document))]
-    before = len(documents)
-    if not file.source.mines_tasks:
-        overlap = OverlapFilter(settings.held_out_texts)
-        documents = [d for d in documents if not overlap.overlaps(d.text)]
+    split = [d for d in every if not (file.source.mines_tasks and is_held_out(d.document))]
+    overlap = OverlapFilter(settings.held_out_texts)
+    documents = [d for d in split if not overlap.overlaps(d.text)]
+    dropped = len(split) - len(documents)
     if file.source.mines_tasks:
         write_documents(settings.output / "dev" / f"{file.source.name}.{file.name}.jsonl", kept_out)
         questions, leads = mine(documents, chinese=file.source.name.endswith("_zh"))
         qa = ShardBuilder(QA_ROW)
         encode_questions(tokenizer, questions, qa, settings.qa_window)
-        save(qa, file, settings, QA, "cloze_" + file.name, sha256, documents=len(documents), dropped=0)
+        save(qa, file, settings, QA, "cloze_" + file.name, sha256, documents=len(documents), dropped=dropped)
         pairs = ShardBuilder(PAIR_ROW)
         encode_pairs(tokenizer, leads, pairs)
-        save(pairs, file, settings, SUMMARY, "lead_" + file.name, sha256, documents=len(documents), dropped=0)
+        save(pairs, file, settings, SUMMARY, "lead_" + file.name, sha256, documents=len(documents), dropped=dropped)
     tokens = list(encode_documents(tokenizer, (document.text for document in documents)))
     builder = ShardBuilder(PAIR_ROW, tokens=tokens, size=sum(map(len, tokens)))
-    dropped = before - len(documents)
     save(builder, file, settings, TEXT, file.name, sha256, documents=len(documents), dropped=dropped)
 
 
@@ -236,7 +244,7 @@ def prepare_pairs(file: SourceFile, settings: PrepareSettings, tokenizer: Tokeni
     overlap = OverlapFilter(settings.held_out_texts)
     pairs = list(read_pairs(file.path, file.source.name))
     split = [pair for pair in pairs if file.source.has_development_part or not is_held_out(pair.document)]
-    kept = [pair for pair in split if not overlap.overlaps(pair.source)]
+    kept = [pair for pair in split if not any(overlap.overlaps(text) for text in (pair.source, *pair.targets))]
     builder = ShardBuilder(PAIR_ROW)
     encode_pairs(tokenizer, kept, builder)
     kind = SUMMARY if file.source.use is Use.SUMMARY else INSTRUCTION
@@ -262,6 +270,7 @@ def save(
         licence=file.source.licence,
         file=file.path.name,
         sha256=sha256,
+        settings=settings.digest,
         tokens=builder.size,
         rows=len(rows),
         documents=documents,

@@ -70,17 +70,27 @@ def open_text(path: Path) -> TextIO:
     return path.open(encoding="utf-8")
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """Objects of a JSON-lines file, bz2 or plain."""
+def read_records(path: Path, *needed: str) -> Iterator[Record]:
+    """Objects of a JSON-lines file, bz2 or plain.
+
+    Raises ValueError naming file and line of what is no JSON object, or lacks one of the `needed` fields.
+    """
     with open_text(path) as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+            if not isinstance(record, dict) or not all(name in record for name in needed):
+                raise ValueError(f"{path}, line {number} must be an object with {', '.join(needed) or 'fields'}")
+            yield record
 
 
 def read_documents(path: Path) -> Iterator[Document]:
     """Documents of a JSON-lines file with `title` and `text`."""
-    for record in read_records(path):
+    for record in read_records(path, "title", "text"):
         yield Document(document=str(record["title"]), text=BRACKETS.sub("", record["text"]))
 
 
@@ -88,9 +98,17 @@ def read_questions(path: Path) -> Iterator[Question]:
     """Questions of a file in SQuAD's format; spans that do not match their text are dropped.
 
     Collections without articles of their own (one title for all) count every paragraph as a document.
+    Raises ValueError where the file has another format.
     """
-    with open_text(path) as file:
-        articles = json.load(file)["data"]
+    try:
+        with open_text(path) as file:
+            articles = json.load(file)["data"]
+        yield from _questions(articles)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not in SQuAD's format: {error!r}") from error
+
+
+def _questions(articles: list[Record]) -> Iterator[Question]:
     for number, article in enumerate(articles):
         title = str(article.get("title") or number) if len(articles) > 1 else None
         for paragraph in article["paragraphs"]:

@@ -49,6 +49,8 @@ class ShardInfo:
     """Documents read; those held out are not counted."""
     dropped: int
     """Documents dropped for sharing 13 words in a row with a held-out paragraph."""
+    settings: str = ""
+    """Digest of the tokenizer, the window and the held-out questions it was made with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
