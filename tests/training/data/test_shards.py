@@ -1,0 +1,78 @@
+"""Shards: whole or absent, memory-mapped, and read back as written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.data import shards
+from training.data.shards import PAIR_ROW, ShardInfo, read_all_info, read_shard, read_shards, write_shard
+
+ROWS = np.array([(0, 2, 1), (3, 1, 2)], dtype=PAIR_ROW)
+TOKENS = [np.array([5, 6, 2], np.uint16), np.array([65_535, 7, 2], np.uint16)]
+
+
+def info(name: str = "a", sha256: str = "0") -> ShardInfo:
+    return ShardInfo(
+        name=name, source="s", licence="MIT", file="f", sha256=sha256, tokens=6, rows=2, documents=2, dropped=0
+    )
+
+
+def test_a_shard_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train/summary/a", info(), TOKENS, ROWS)
+    shard = read_shard(tmp_path / "train/summary/a")
+    assert shard.info == info()
+    assert shard.tokens.tolist() == [5, 6, 2, 65_535, 7, 2]
+    assert shard.tokens.dtype == np.uint16
+    assert isinstance(shard.tokens, np.memmap)
+    assert (shard.rows == ROWS).all()
+
+
+def test_a_shard_of_nothing_can_be_written(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train/text/a", info(), [], np.zeros(0, PAIR_ROW))
+    shard = read_shard(tmp_path / "train/text/a")
+    assert (len(shard.tokens), len(shard.rows)) == (0, 0)
+
+
+@pytest.mark.parametrize("failing", ["save", "dumps"])
+def test_an_interrupted_write_leaves_no_half_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.np if failing == "save" else shards.json, failing, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_shard(tmp_path / "train/qa/a", info(), TOKENS, ROWS)
+    assert read_all_info(tmp_path) == []
+    with pytest.raises(ValueError, match="no prepared 'qa' data"):
+        read_shards(tmp_path, "qa")
+    write_shard(tmp_path / "train/qa/a", info(), TOKENS, ROWS)
+    assert [path.name for path in (tmp_path / "train/qa").iterdir()] == ["a"]
+
+
+def test_an_interrupted_write_leaves_the_former_shard(tmp_path: Path) -> None:
+    def tokens() -> object:
+        yield TOKENS[0]
+        raise KeyboardInterrupt
+
+    write_shard(tmp_path / "train/qa/a", info(sha256="old"), TOKENS, ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path / "train/qa/a", info(sha256="new"), tokens(), ROWS)
+    (kept,) = read_shards(tmp_path, "qa")
+    assert (kept.info.sha256, len(kept.tokens)) == ("old", 6)
+
+
+def test_shards_come_by_name_whatever_their_kind(tmp_path: Path) -> None:
+    for kind, name in (("text", "b"), ("text", "a"), ("qa", "c")):
+        write_shard(tmp_path / "train" / kind / name, info(name), TOKENS, ROWS)
+    assert [shard.info.name for shard in read_shards(tmp_path, "text")] == ["a", "b"]
+    assert [each.name for each in read_all_info(tmp_path)] == ["c", "a", "b"]
+
+
+def test_missing_data_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds no prepared 'text' data.*trident data prepare"):
+        read_shards(tmp_path, "text")
