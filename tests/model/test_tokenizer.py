@@ -113,9 +113,7 @@ def test_digits_are_in_groups_of_four_at_most(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(("text", "place", "number"), [("\ud800", 0, "D800"), ("ab\udfffc", 2, "DFFF")])
-def test_a_lone_surrogate_is_refused_with_its_place(
-    tokenizer: Tokenizer, text: str, place: int, number: str
-) -> None:
+def test_a_lone_surrogate_is_refused_with_its_place(tokenizer: Tokenizer, text: str, place: int, number: str) -> None:
     with pytest.raises(ValueError, match=rf"U\+{number} at position {place}"):
         encode(tokenizer, text)
     assert check_text("😀") == "😀"
