@@ -7,7 +7,7 @@ something else for an hour.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -229,7 +229,7 @@ def load_recipe(path: Path) -> Recipe:
         raise ValueError(f"there is no recipe {path}")
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -243,6 +243,9 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     known = {item.name: hints[item.name] for item in fields(kind)}
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"unknown {where or 'section '}{unknown[0]}; known are {', '.join(sorted(known))}")
+    for item in fields(kind):
+        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"{where or 'section '}{item.name} is missing")
     arguments = {}
     for name, value in values.items():
         expected = known[name]
@@ -252,10 +255,7 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
             arguments[name] = _build(expected, value, f"{name}.")  # type: ignore[arg-type]
         else:
             arguments[name] = _convert(value, expected, f"{where}{name}")
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{where or 'recipe: '}{str(error).split(') ')[-1].removeprefix(kind.__name__)}") from error
+    return kind(**arguments)
 
 
 def _convert(value: Any, expected: Any, name: str) -> Any:
