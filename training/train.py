@@ -115,6 +115,7 @@ def load_batches(recipe: Recipe, first_step: int, device: torch.device) -> Itera
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # a loader draws a seed: from the global one, a resumed run's dropout would differ
     )
     for batch in loader:
         yield batch.to(device)

@@ -1,0 +1,190 @@
+"""Evaluation: finite figures from a nano checkpoint, answers from a service over HTTP, and clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.tiny_corpora import HELD_OUT_SQUAD, WORDS, squad
+from training.data.readers import read_questions
+from training.evaluate import (
+    Figures,
+    evaluate_continuation,
+    evaluate_questions,
+    evaluate_summaries,
+    make_predictor,
+)
+from training.predictors import NetworkPredictor, ServicePredictor, load_weights
+
+
+class SmallService(BaseHTTPRequestHandler):
+    """Answers the first word of a context, and summarises with a text's first four words."""
+
+    def do_GET(self) -> None:
+        self.reply({"data": [{"id": "trident-test"}]} if self.path == "/v1/models" else None)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/qa" and set(body) == {"question", "context"}:
+            word = body["context"].split()[0]
+            answers = (
+                [] if "nothing" in body["question"] else [{"text": word, "start": 0, "end": len(word), "score": 1}]
+            )
+            self.reply({"answers": answers})
+        elif self.path == "/v1/summarize" and set(body) == {"text"} and "refuse" not in body["text"]:
+            self.reply({"summary": " ".join(body["text"].split()[:4])})
+        else:
+            self.reply(None)
+
+    def reply(self, content: Any) -> None:
+        data = json.dumps(content if content is not None else {"error": {"message": "too long"}}).encode()
+        self.send_response(200 if content is not None else 400)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output quiet."""
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SmallService) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def predictor(finished_run: Path) -> NetworkPredictor:
+    return NetworkPredictor(load_weights(finished_run / "weights"))
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    records = [
+        {"source": "the old mill stands near the river", "targets": ["the old mill stands", "a mill"]},
+        {"source": "ships sail along the coast", "targets": ["ships sail today"]},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.json"
+    asked = [("what?", "Anna"), ("nothing?", "Anna"), ("who?", "met Ben")]
+    context = "Anna met Ben."
+    qas = [
+        {"id": text, "question": text, "answers": [{"text": answer, "answer_start": context.index(answer)}]}
+        for text, answer in asked
+    ]
+    path.write_text(json.dumps(squad([{"title": "a", "paragraphs": [{"context": context, "qas": qas}]}])))
+    return path
+
+
+def assert_finite(figures: Figures) -> None:
+    assert all(math.isfinite(value) for value in figures.values() if not isinstance(value, str))
+
+
+def test_questions_get_finite_figures_from_a_checkpoint(predictor: NetworkPredictor, prepared: Path) -> None:
+    figures = evaluate_questions(predictor, prepared / "dev/squad.json", None)
+    assert_finite(figures)
+    assert (figures["questions"], figures["documents"]) == (48, len(HELD_OUT_SQUAD))
+    assert 0 <= figures["exact_match"] <= figures["f1"] <= 100
+    assert evaluate_questions(predictor, prepared / "dev/squad.json", 5)["questions"] == 5
+
+
+def test_answers_are_parts_of_their_contexts_over_any_number_of_windows(
+    predictor: NetworkPredictor, prepared: Path
+) -> None:
+    found = list(read_questions(prepared / "dev/squad.json"))[:3]
+    answers = list(predictor.answer(found))
+    assert all(answer and answer in question.context for answer, question in zip(answers, found, strict=True))
+    long = dataclasses.replace(found[0], context=" ".join(WORDS * 20))
+    (answer,) = predictor.answer([long])
+    assert answer
+    assert answer in long.context
+
+
+def test_summaries_get_finite_figures_from_a_checkpoint(predictor: NetworkPredictor, prepared: Path) -> None:
+    figures = evaluate_summaries(predictor, prepared / "dev/dialogsum.jsonl", None)
+    assert_finite(figures)
+    assert (figures["texts"], figures["references"]) == (3, 2)
+    assert figures["rouge1_mean"] <= figures["rouge1_best"]
+
+
+def test_bits_per_byte_are_finite_and_below_those_of_an_even_guess(finished_run: Path, prepared: Path) -> None:
+    weights = load_weights(finished_run / "weights")
+    figures = evaluate_continuation(weights, prepared / "dev/wikipedia_en.wiki_en_00.jsonl", None)
+    assert_finite(figures)
+    assert 0 < figures["bits_per_byte"] < math.log2(32_000)
+    assert figures["documents"] == 2
+
+
+def test_a_service_answers_over_http(service: str, questions: Path, dialogues: Path) -> None:
+    predictor = make_predictor(None, service)
+    figures = evaluate_questions(predictor, questions, None)
+    # "Anna" is right, no answer and "Anna" for "met Ben" are wrong.
+    assert figures["exact_match"] == pytest.approx(100 / 3)
+    assert figures["f1"] == pytest.approx(100 / 3)
+    assert figures["predictor"] == "service, trident-test"
+    figures = evaluate_summaries(predictor, dialogues, None)
+    # "the old mill stands" is its reference; "ships sail along the" shares 2 of 4 and of 3 words: 4/7.
+    assert figures["rouge1_best"] == pytest.approx(50 * (1 + 4 / 7))
+    assert figures["mean_words"] == 4
+
+
+def test_a_service_that_refuses_is_quoted(service: str) -> None:
+    with pytest.raises(ValueError, match=r"/v1/summarize answered 400: .*too long"):
+        list(ServicePredictor(service).summarise(["refuse this"]))
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense"])
+def test_a_service_that_does_not_answer_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match="does not answer"):
+        ServicePredictor(url)
+
+
+def test_exactly_one_must_answer(tmp_path: Path) -> None:
+    for checkpoint, url in ((None, None), (tmp_path, "http://127.0.0.1:1")):
+        with pytest.raises(ValueError, match="either --checkpoint FOLDER or --url"):
+            make_predictor(checkpoint, url)
+
+
+def test_a_folder_without_weights_is_named(finished_run: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{finished_run} holds no trained network: name the `weights` folder"):
+        load_weights(finished_run)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"source": "a"}\n', "line 1 must be an object with source, targets"),
+        ("no json\n", "line 1 is not JSON"),
+        ("", "holds nothing to evaluate"),
+    ],
+)
+def test_data_of_another_format_are_named(predictor: NetworkPredictor, tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"{path}.*{said}"):
+        evaluate_summaries(predictor, path, None)
+
+
+def test_texts_too_short_to_continue_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.jsonl"
+    path.write_text('{"text": "a mill"}\n')
+    with pytest.raises(ValueError, match="no document of more than 192 tokens"):
+        evaluate_continuation(load_weights(finished_run / "weights"), path, None)

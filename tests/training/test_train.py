@@ -1,0 +1,227 @@
+"""A run: it learns, tells what it does, survives a kill to the bit, and says what its weights come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from deploy.checkpoints import load_checkpoint as load_for_export
+from model.configuration import HybridConfig
+from model.network import HybridModel
+from tests.training.conftest import RECIPE
+from training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from training.config import OptimizerSection, Recipe, load_recipe
+from training.data.batches import Batches
+from training.data.catalogue import weights_licence
+from training.objectives import Losses, compute_losses
+from training.optimizer import Optimizers
+from training.train import pick_device, train
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 30
+DEADLINE_S = 120
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@torch.no_grad()
+def mean_losses(model: HybridModel, recipe: Recipe) -> Losses:
+    """Without dropout, over steps whose batches cover early and late weights."""
+    batches = Batches(recipe)
+    found = [compute_losses(model.eval(), batches[step]) for step in range(0, STEPS, 3)]
+    return Losses(*(torch.stack(values).mean() for values in zip(*found, strict=True)))
+
+
+def start(recipe_file: Path) -> subprocess.Popen[bytes]:
+    """`trident train` in a process of its own, with the same number of threads as the undisturbed run."""
+    command = [sys.executable, "-m", "deploy", "train", str(recipe_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+    """Until the run has logged a step."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    path = run / "metrics.jsonl"
+    while not path.is_file() or f'"step": {step},' not in path.read_text():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def test_a_run_lowers_every_loss(finished_run: Path, recipe: Recipe) -> None:
+    torch.manual_seed(recipe.run.seed)
+    before = mean_losses(HybridModel(HybridConfig.from_preset("nano")), recipe)
+    after = mean_losses(HybridModel.from_pretrained(finished_run / "weights"), recipe)
+    for name, old, new in zip(Losses._fields, before, after, strict=True):
+        assert new < old, name
+    assert after.masked < 8
+    assert after.continuation < 8
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(
+    finished_run: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(recipe_file)
+    try:
+        wait_for_step(process, run, 8)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "weights").exists()
+    at_kill = torch.load(run / "checkpoint.pt", weights_only=True)["progress"]["step"]
+    assert 5 <= at_kill < STEPS
+
+    resumed = start(recipe_file)
+    told = resumed.communicate(timeout=DEADLINE_S)[0].decode()
+    assert resumed.returncode == 0
+    assert f"{run / 'weights'}: {STEPS} steps" in told
+
+    expected = load_file(finished_run / "weights/model.safetensors")
+    found = load_file(run / "weights/model.safetensors")
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    lines, undisturbed = metrics_of(run), metrics_of(finished_run)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in undisturbed]
+    assert [line["tokens"] for line in lines] == [line["tokens"] for line in undisturbed]
+
+
+def test_every_line_of_the_metrics_tells_losses_rate_and_speed(finished_run: Path, recipe: Recipe) -> None:
+    lines = metrics_of(finished_run)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    expected = {"step", "loss", *Losses._fields, "gradient_norm", "rate_factor", "tokens", "elapsed_s"}
+    assert all(set(line) == {*expected, "tokens_per_s", "peak_memory_bytes"} for line in lines)
+    weights = [1.0, 1.0, 1.0, 1.0, 0.1]
+    for line in lines:
+        parts = sum(weight * line[name] for weight, name in zip(weights, Losses._fields, strict=True))
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+        assert line["tokens_per_s"] > 0
+    batches = Batches(recipe)
+    assert [line["tokens"] for line in lines[:3]] == [sum(batches[s].tokens for s in range(n)) for n in (1, 2, 3)]
+    assert lines[0]["rate_factor"] == pytest.approx(0.25)
+    assert lines[-1]["rate_factor"] == pytest.approx((1 / STEPS) / 0.3)
+
+
+def test_the_weights_load_in_transformers_and_in_the_export(finished_run: Path) -> None:
+    trained = HybridModel.from_pretrained(finished_run / "weights")
+    exported = load_for_export(finished_run / "weights")
+    checkpoint = torch.load(finished_run / "checkpoint.pt", weights_only=True)["model"]
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, checkpoint[name]), name
+        assert torch.equal(value, exported.state_dict()[name]), name
+
+
+def test_the_weights_stand_beside_their_tokenizer(finished_run: Path, trained_tokenizer: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (finished_run / "weights" / name).read_bytes() == (trained_tokenizer / name).read_bytes()
+
+
+def test_provenance_lists_the_sources_and_the_strictest_licence(finished_run: Path) -> None:
+    told = json.loads((finished_run / "weights/provenance.json").read_text(encoding="utf-8"))
+    licences = {source["name"]: source["licence"] for source in told["sources"]}
+    assert set(licences) == {
+        "wikipedia_en",
+        "wikipedia_zh",
+        "books_en",
+        "squad",
+        "squad_subset",
+        "xquad_zh",
+        "dialogsum",
+        "alpaca",
+    }
+    assert licences["dialogsum"] == "CC BY-NC-SA 4.0"
+    assert told["license"] == "CC-BY-NC-SA-4.0"
+    assert told["training"]["steps"] == STEPS
+    assert told["training"]["tokens"] == metrics_of(finished_run)[-1]["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [
+        (["MIT", "CC BY-NC 4.0", "CC BY-SA 3.0"], "CC-BY-NC-SA-4.0"),
+        (["MIT", "CC BY-SA 3.0"], "CC-BY-SA-4.0"),
+        (["MIT", "public domain"], "Apache-2.0"),
+    ],
+)
+def test_weights_carry_the_strictest_licence_of_their_data(licences: list[str], expected: str) -> None:
+    assert weights_licence({"licence": licence} for licence in licences) == expected
+
+
+def test_a_finished_run_started_again_changes_nothing(
+    copy_of_run: Callable[[], Path], recipe: Recipe, finished_run: Path
+) -> None:
+    run = copy_of_run()
+    assert train(recipe).step == STEPS
+    before, after = (load_file(folder / "weights/model.safetensors") for folder in (finished_run, run))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert metrics_of(run) == metrics_of(finished_run)
+
+
+def test_the_output_of_another_network_is_refused(copy_of_run: Callable[[], Path], recipe: Recipe) -> None:
+    run = copy_of_run()
+    recipe.model.preset = "student"
+    with pytest.raises(ValueError, match=rf"{run} holds a run of .*nano.* the recipe asks for .*student"):
+        train(recipe)
+    assert json.loads((run / "recipe.json").read_text())["model"]["preset"] == "nano"
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(copy_of_run: Callable[[], Path], recipe: Recipe) -> None:
+    run = copy_of_run()
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(whole + '{"step": 31, "lo')
+    train(recipe)
+    assert (run / "metrics.jsonl").read_text() == whole
+
+
+def test_an_interrupted_checkpoint_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Linear(32, 32)
+    optimizers = Optimizers(layer, OptimizerSection(), fused=False)
+    save_checkpoint(tmp_path, layer, optimizers, Progress(step=5, elapsed_s=1.5, tokens=7))
+
+    def interrupted(_state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, layer, optimizers, Progress(step=6))
+    assert load_checkpoint(tmp_path, layer, optimizers) == Progress(step=5, elapsed_s=1.5, tokens=7)
+
+
+def test_without_a_checkpoint_a_run_begins_at_zero(tmp_path: Path) -> None:
+    layer = nn.Linear(32, 32)
+    progress = load_checkpoint(tmp_path, layer, Optimizers(layer, OptimizerSection(), fused=False))
+    assert progress == Progress()
+
+
+def test_a_run_ends_at_its_minutes(prepared: Path, trained_tokenizer: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(data=prepared, tokenizer=trained_tokenizer, output=tmp_path / "run")
+    (tmp_path / "recipe.toml").write_text(text.replace("max_steps = 30", "max_minutes = 0.01"))
+    progress = train(load_recipe(tmp_path / "recipe.toml"))
+    assert progress.step >= 1
+    assert progress.elapsed_s >= 0.6
+    assert (tmp_path / "run/weights/model.safetensors").is_file()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_said() -> None:
+    with pytest.raises(ValueError, match=r'run\.device is "cuda", and PyTorch finds no GPU'):
+        pick_device("cuda")
+    assert pick_device("auto") == torch.device("cpu")
