@@ -12,7 +12,6 @@ shards were made from the same bytes with the same settings is skipped.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from tokenizers import Tokenizer
 
 from model.tokenizer import load_tokenizer
 from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files, find_source
+from training.data.development import keep_squad_articles, write_documents, write_pairs
 from training.data.mining import (
     PASSAGE_CHARACTERS,
     PASSAGE_CHARACTERS_ZH,
@@ -34,7 +34,14 @@ from training.data.mining import (
     lead_pair,
     passages,
 )
-from training.data.readers import Document, Pair, Question, open_text, read_documents, read_pairs, read_questions
+from training.data.readers import (
+    Document,
+    Pair,
+    Question,
+    read_documents,
+    read_pairs,
+    read_questions,
+)
 from training.data.shards import (
     INSTRUCTION,
     PAIR_ROW,
@@ -42,13 +49,12 @@ from training.data.shards import (
     QA_ROW,
     SUMMARY,
     TEXT,
-    UNFINISHED,
     ShardInfo,
     read_all_info,
     read_info,
     write_shard,
 )
-from training.data.splits import OverlapFilter, digest, held_out_articles, is_held_out
+from training.data.splits import OverlapFilter, digest, is_held_out
 from training.data.tokenise import ShardBuilder, encode_documents, encode_pairs, encode_questions
 
 CLOZE_CHANCE, LEAD_CHANCE = 0.4, 0.25
@@ -100,23 +106,6 @@ def prepare(root: Path, output: Path, tokenizer: Path, *, workers: int, qa_windo
             for done in track(as_completed(waiting), "Preparing", total=len(files)):
                 done.result()
     return read_all_info(output)
-
-
-def keep_squad_articles(files: Iterable[SourceFile], output: Path) -> None:
-    """Write the held-out SQuAD articles to the development file, references and all."""
-    path = output / "dev" / "squad.json"
-    squad = [file for file in files if file.source.name == "squad"]
-    if path.is_file() or not squad:
-        return
-    with open_text(squad[0].path) as file:
-        content = json.load(file)
-    held_out = held_out_articles(article["title"] for article in content["data"])
-    kept = [article for article in content["data"] if article["title"] in held_out]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(UNFINISHED)
-    content = {"version": content["version"], "data": kept}
-    unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    unfinished.replace(path)
 
 
 def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
@@ -277,22 +266,6 @@ def save(
         dropped=dropped,
     )
     write_shard(settings.output / "train" / kind / name, info, builder.tokens, rows)
-
-
-def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """Held-out documents, one object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for document in documents:
-            file.write(json.dumps({"title": document.document, "text": document.text}, ensure_ascii=False) + "\n")
-
-
-def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Held-out pairs, one object a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for pair in pairs:
-            file.write(json.dumps({"source": pair.source, "targets": pair.targets}, ensure_ascii=False) + "\n")
 
 
 def tokenizer_texts(root: Path) -> Iterator[str]:
