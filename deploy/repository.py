@@ -11,8 +11,8 @@
         config.pbtxt
         1/model.py, trident_engine/, manifest.json, graphs/…
 
-It stands alone: graphs and weights are hard links to the bundle's files (copies where a link is impossible), and the
-code that the Python models import is copied beside them. It is built aside and put in place when whole.
+It stands alone: every file of the bundle that it needs is copied once and hard-linked from there into the other models'
+folders, and the code that the Python models import lies beside them. It is built aside and put in place when whole.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -63,7 +64,7 @@ class Repository:
     profile: str
     models: tuple[str, ...]
     bytes: int
-    """Size of its files; those that are hard links to the bundle's take no further space."""
+    """Space that its files take; a file with several names counts once."""
 
     rebuilt: bool
     """False where it stood there already."""
@@ -98,9 +99,9 @@ def build_repository(
     rebuilt = overwrite or not _is_current(output, made_of)
     if rebuilt:
         with workshop_beside(output) as workshop:
-            folder = workshop / "new"
+            folder, files = workshop / "new", BundleFiles(bundle, manifest)
             for name, config in configs.items():
-                _write_model(folder / name, config, bundle, manifest, backend)
+                _write_model(folder / name, config, files, backend)
             for name in KEPT:
                 if (output / name).is_file():
                     shutil.copy2(output / name, folder / name)
@@ -113,50 +114,64 @@ def build_repository(
         backend=backend.value,
         profile=profile.name,
         models=tuple(configs),
-        bytes=sum(_sizes(output).values()),
+        bytes=_space(output),
         rebuilt=rebuilt,
     )
 
 
-def _write_model(folder: Path, config: Message, bundle: Path, manifest: Manifest, backend: Backend) -> None:
+class BundleFiles:
+    """Gives models the bundle's files, each stored once for all of them.
+
+    Links go between the models, not to the bundle: the `onnx` library refuses weights that have several names, and
+    would no longer load the graphs of a bundle that is served.
+    """
+
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._bundle = bundle
+        self._placed: dict[str, Path] = {}
+
+    def place(self, name: str, target: Path) -> None:
+        """Have the bundle's file `name` at `target`. Raises OSError where it cannot be written."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name in self._placed:
+            # Filesystems without links get copies.
+            with suppress(OSError):
+                target.hardlink_to(self._placed[name])
+                return
+        shutil.copyfile(self._bundle / name, target)
+        self._placed[name] = target
+
+
+def _write_model(folder: Path, config: Message, files: BundleFiles, backend: Backend) -> None:
     name, version = folder.name, folder / VERSION
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(model_config.to_text(config), encoding="utf-8")
     if name == model_config.GENERATOR:
-        _write_python_model(version, "generator_model", ENGINE_GRAPHS, bundle, manifest)
+        _write_python_model(version, "generator_model", ENGINE_GRAPHS, files)
     elif backend is Backend.PYTHON:
-        _write_python_model(version, "stateless_model", (name,), bundle, manifest)
+        _write_python_model(version, "stateless_model", (name,), files)
     else:
-        _write_native_model(version, name, bundle, manifest)
+        _write_native_model(version, name, files)
 
 
-def _write_native_model(version: Path, graph: str, bundle: Path, manifest: Manifest) -> None:
+def _write_native_model(version: Path, graph: str, files: BundleFiles) -> None:
     """`model.onnx`, and the weights where the graph looks for them: beside it."""
-    file = PurePosixPath(manifest.graph_file(graph))
-    _link(bundle / file, version / "model.onnx")
-    for shard in manifest.weights[graph]:
-        _link(bundle / shard, version / PurePosixPath(shard).relative_to(file.parent))
+    file = files.manifest.graph_file(graph)
+    files.place(file, version / "model.onnx")
+    for shard in files.manifest.weights[graph]:
+        files.place(shard, version / PurePosixPath(shard).relative_to(PurePosixPath(file).parent))
 
 
-def _write_python_model(version: Path, module: str, graphs: Iterable[str], bundle: Path, manifest: Manifest) -> None:
+def _write_python_model(version: Path, module: str, graphs: Iterable[str], files: BundleFiles) -> None:
     """The part of the bundle that the model reads, and the code that reads it."""
-    for name in manifest.files_of(graphs):
-        _link(bundle / name, version / name)
-    shutil.copyfile(bundle / MANIFEST_NAME, version / MANIFEST_NAME)
+    for name in (MANIFEST_NAME, *files.manifest.files_of(graphs)):
+        files.place(name, version / name)
     (version / ENGINE_PACKAGE).mkdir()
     for source in ENGINE_SOURCE.glob("*.py"):
         shutil.copyfile(source, version / ENGINE_PACKAGE / source.name)
     text = MODEL_FILE.format(package=ENGINE_PACKAGE, module=module)
     (version / "model.py").write_text(text, encoding="utf-8")
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:
-        # Another filesystem, one without links, or files of another owner. If the disk is the reason, this fails too.
-        shutil.copyfile(source, target)
 
 
 def _check_output(output: Path, models: Iterable[str]) -> None:
@@ -197,6 +212,12 @@ def _sizes(folder: Path) -> dict[str, int]:
         for path in sorted(folder.glob("*/**/*"))
         if path.is_file() and path.suffix != ".pyc"
     }
+
+
+def _space(folder: Path) -> int:
+    """Bytes of the generated files, those of several names counted once."""
+    found = ((folder / name).stat() for name in _sizes(folder))
+    return sum({(each.st_dev, each.st_ino): each.st_size for each in found}.values())
 
 
 def _digest(paths: Iterable[Path]) -> str:
