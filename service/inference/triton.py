@@ -31,6 +31,8 @@ GENERATOR = "generator"
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # Triton is a neighbour: a proxy for the outer world (http_proxy) does not know the way to it.
+    ("grpc.enable_http_proxy", 0),
     # A Triton that comes back is found within two seconds; gRPC's own maximum is two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

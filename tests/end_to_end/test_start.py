@@ -32,6 +32,14 @@ def test_two_services_can_share_one_triton(service: Service, tmp_path: Path) -> 
         assert stop_service(second) == 0
 
 
+def test_a_proxy_for_the_outer_world_does_not_stand_before_triton(tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:1"
+    service = start_service(
+        tmp_path, "--repository", str(tmp_path / "repository"), http_proxy=nowhere, https_proxy=nowhere, no_proxy=""
+    )
+    assert stop_service(service) == 0
+
+
 def test_without_triton_one_line_says_so_and_the_service_serves(tmp_path: Path) -> None:
     service = start_service(tmp_path, "--triton-env", str(tmp_path / "missing"), PATH="/nowhere")
     try:
