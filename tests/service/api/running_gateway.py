@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, with the engine inside and real sockets outside."""
+"""A gateway as a process of its own, with a slowed engine inside and real sockets outside."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.end_to_end.conftest import ROOT, free_port
 
 START_TIMEOUT_S = 60
 ENDLESS = {"prompt": "The river", "max_new_tokens": 512, "min_new_tokens": 512, "temperature": 0}
-"""As long as a request can be: more than half a second."""
+"""As long as a request can be: two seconds of the slowed engine's steps."""
 
 
 @dataclass(kw_only=True)
 class RunningGateway:
-    """A running `python -m service` and how to look at it from outside."""
+    """A running gateway and how to look at it from outside."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -87,7 +87,7 @@ def running_gateway(bundle: Path, folder: Path, *, ready: bool = True, **setting
     log = folder / "gateway.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [sys.executable, "-m", "tests.service.api.slow_service"],
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
