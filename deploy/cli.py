@@ -49,6 +49,7 @@ app.add_typer(repository.app, name="repository")
 app.command()(training.train)
 app.add_typer(training.evaluate_app, name="evaluate")
 app.add_typer(training.data_app, name="data")
+bench.app.command("train")(training.measure)
 app.add_typer(bench.app, name="bench")
 
 

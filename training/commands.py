@@ -1,4 +1,4 @@
-"""`trident train`, `trident evaluate …` and `trident data …`."""
+"""`trident train`, `trident bench train`, `trident evaluate …` and `trident data …`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,35 @@ def train(
     typer.echo(
         f"{loaded.run.output / 'weights'}: {progress.step} steps, {progress.tokens:,} tokens, {minutes:.1f} minutes"
     )
+
+
+def measure(
+    output: Annotated[Path, typer.Option(help="Where the figures and the seconds of every step go (JSON).")],
+    preset: Annotated[str, typer.Option(help="teacher, student or nano.")] = "teacher",
+    rows: Annotated[int, typer.Option(help="Rows of a step.", min=1)] = 64,
+    source_tokens: Annotated[int, typer.Option(help="Tokens of a source.", min=16)] = 512,
+    target_tokens: Annotated[int, typer.Option(help="Tokens of a target.", min=16)] = 128,
+    steps: Annotated[int, typer.Option(help="Steps measured.", min=1)] = 10,
+    compile_layers: Annotated[bool, typer.Option("--compile", help="torch.compile the layers.")] = False,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.")] = False,
+) -> None:
+    """Measure training steps on made-up tokens: throughput, and memory."""
+    from training.benchmark import Workload
+    from training.benchmark import measure as run
+
+    workload = Workload(
+        preset=preset,
+        rows=rows,
+        source_tokens=source_tokens,
+        target_tokens=target_tokens,
+        steps=steps,
+        compile=compile_layers,
+        activation_checkpointing=checkpointing,
+    )
+    result = run(workload)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"{output}: {result['tokens_per_s']:,.0f} tokens/s on {result['machine']['device']}")
 
 
 @data_app.command()

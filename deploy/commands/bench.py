@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, help="Measure a running service; make tables from raw results.")
+app = typer.Typer(no_args_is_help=True, help="Measure a running service, or training; make tables from raw results.")
 
 
 @app.command()

@@ -20,7 +20,18 @@ def trident(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=env)
 
 
-COMMANDS = ["serve", "doctor", "export", "quantize", "repository build", "train", "evaluate", "data", "bench load"]
+COMMANDS = [
+    "serve",
+    "doctor",
+    "export",
+    "quantize",
+    "repository build",
+    "train",
+    "evaluate",
+    "data",
+    "bench load",
+    "bench train",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

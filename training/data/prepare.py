@@ -57,7 +57,7 @@ from training.data.shards import (
 from training.data.splits import OverlapFilter, digest, is_held_out
 from training.data.tokenise import ShardBuilder, encode_documents, encode_pairs, encode_questions
 
-CLOZE_CHANCE, LEAD_CHANCE = 0.4, 0.25
+CLOZE_CHANCE, LEAD_CHANCE = 0.8, 0.25
 """Part of Wikipedia's passages that become a cloze question, or a pair of passage and central sentence."""
 NEGATIVE_CHANCE = 0.05
 """Part of SQuAD's questions asked once more of another paragraph of the same article, which has no answer."""
