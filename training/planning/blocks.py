@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.planning.workload import Dimensions, Work
+from training.planning.workload import Network, Work
 
 GRU_GATES, LSTM_GATES = 3, 4
 TAGS, TASKS = 3, 3
@@ -71,7 +71,7 @@ class Block:
         return self.flops.total + self.recurrent_flops
 
 
-def build_blocks(config: Dimensions, work: Work) -> list[Block]:
+def build_blocks(config: Network, work: Work) -> list[Block]:
     """The chain of a network for some work."""
     d = config.d_model
     encoder = [_encoder_layer(config, work)] * config.encoder_layers
@@ -99,7 +99,7 @@ def build_blocks(config: Dimensions, work: Work) -> list[Block]:
     return [_embedding(config, work), *encoder, _hybrid_layer(config, work), *_heads(config, work), *writer, *pointer]
 
 
-def window_tokens(config: Dimensions, size: int) -> int:
+def window_tokens(config: Network, size: int) -> int:
     """Tokens that one direction of a recurrence reads for a row of `size` tokens, halos included."""
     block = config.recurrent_block
     if block is None or size <= block:
@@ -107,7 +107,7 @@ def window_tokens(config: Dimensions, size: int) -> int:
     return -(-size // block) * (block + config.recurrent_halo)
 
 
-def window_steps(config: Dimensions, size: int) -> int:
+def window_steps(config: Network, size: int) -> int:
     """Steps that follow one another in one direction."""
     block = config.recurrent_block
     return size if block is None or size <= block else block + config.recurrent_halo
@@ -123,7 +123,7 @@ def _mixing(rows: float, queries: float, keys: float, width: int) -> float:
     return 2 * rows * _product(queries, width, keys)
 
 
-def _embedding(config: Dimensions, work: Work) -> Block:
+def _embedding(config: Network, work: Work) -> Block:
     d = config.d_model
     return Block(
         kind="embedding",
@@ -133,7 +133,7 @@ def _embedding(config: Dimensions, work: Work) -> Block:
     )
 
 
-def _encoder_layer(config: Dimensions, work: Work) -> Block:
+def _encoder_layer(config: Network, work: Work) -> Block:
     d, inner, tokens = config.d_model, config.encoder_ffn, work.rows * work.source_tokens
     flops = _product(tokens, d, 4 * d + 2 * inner) + _mixing(work.rows, work.source_tokens, work.source_tokens, d)
     return Block(
@@ -144,7 +144,7 @@ def _encoder_layer(config: Dimensions, work: Work) -> Block:
     )
 
 
-def _hybrid_layer(config: Dimensions, work: Work) -> Block:
+def _hybrid_layer(config: Network, work: Work) -> Block:
     """All units, and the norm that ends the encoder."""
     d, units, tokens = config.d_model, config.hybrid_units, work.rows * work.source_tokens
     attention = _product(tokens, d, 4 * d) + _mixing(work.rows, work.source_tokens, work.source_tokens, d)
@@ -157,7 +157,7 @@ def _hybrid_layer(config: Dimensions, work: Work) -> Block:
     )
 
 
-def _heads(config: Dimensions, work: Work) -> list[Block]:
+def _heads(config: Network, work: Work) -> list[Block]:
     d = config.d_model
     return [
         Block(
@@ -183,7 +183,7 @@ def _heads(config: Dimensions, work: Work) -> list[Block]:
 
 
 def _decoder(
-    config: Dimensions,
+    config: Network,
     work: Work,
     name: str,
     layers: int,
@@ -225,6 +225,6 @@ def _recurrent_parameters(width: int, gates: int) -> int:
     return 2 * gates * units * (width + units + 2)
 
 
-def _recurrent_flops(config: Dimensions, rows: float, size: int, gates: int) -> float:
+def _recurrent_flops(config: Network, rows: float, size: int, gates: int) -> float:
     units = config.d_model // 2
     return 2 * _product(rows * window_tokens(config, size), config.d_model + units, gates * units)

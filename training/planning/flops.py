@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from training.planning.blocks import BACKWARD, build_blocks
-from training.planning.workload import Dimensions, Work, written_work
+from training.planning.workload import Network, Work, written_work
 
 
-def parameter_count(config: Dimensions) -> int:
+def parameter_count(config: Any) -> int:
     """Parameters of the network, the tied embedding once."""
-    return int(sum(block.parameters.total for block in build_blocks(config, written_work(1, 1, 1))))
+    return int(sum(block.parameters.total for block in build_blocks(Network.of(config), written_work(1, 1, 1))))
 
 
-def training_flops(config: Dimensions, work: Work, *, recompute: bool = False) -> float:
+def training_flops(config: Any, work: Work, *, recompute: bool = False) -> float:
     """FLOPs of one forward and backward pass.
 
     Matrix products alone, two FLOPs for each multiply-add, three passes' worth: forward, and in the backward pass one
@@ -19,7 +21,7 @@ def training_flops(config: Dimensions, work: Work, *, recompute: bool = False) -
     does. Padding counts, for it is computed; optimizer, norms and other elementwise work do not.
 
     Args:
-        config: the network.
+        config: a HybridConfig, or anything with its fields.
         work: what the pass reads and writes.
         recompute: count the second forward pass that activation checkpointing makes; leave it out for MFU, which asks
             for the useful work only.
@@ -28,6 +30,6 @@ def training_flops(config: Dimensions, work: Work, *, recompute: bool = False) -
     return passes * forward_flops(config, work)
 
 
-def forward_flops(config: Dimensions, work: Work) -> float:
+def forward_flops(config: Any, work: Work) -> float:
     """FLOPs of one forward pass."""
-    return sum(block.forward_flops for block in build_blocks(config, work))
+    return sum(block.forward_flops for block in build_blocks(Network.of(config), work))

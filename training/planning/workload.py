@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
-class Dimensions(Protocol):
-    """The fields of HybridConfig that prices depend on; a protocol, so that nothing here imports transformers."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """The fields of HybridConfig that prices depend on: values alone, so that results can be remembered by them."""
 
     vocab_size: int
     d_model: int
@@ -22,6 +23,17 @@ class Dimensions(Protocol):
     recurrent_halo: int
     max_positions: int
     max_target_positions: int
+    max_answer_tokens: int
+
+    @classmethod
+    def of(cls, config: Any) -> Network:
+        """Of a HybridConfig; by its attributes, so that nothing here imports transformers."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+    @property
+    def layers(self) -> int:
+        """Encoder and decoder layers."""
+        return self.encoder_layers + self.decoder_layers + self.pointer_layers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
