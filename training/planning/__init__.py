@@ -1,4 +1,5 @@
 """What a training run would cost before it is started: parameters, FLOPs, memory, bytes sent, time, for every layout.
 
-Nothing here imports PyTorch: the planner runs where no GPU is, and training reads its FLOP count for MFU.
+Nothing here but `presets.py` imports PyTorch or transformers: plans are made where neither a GPU nor weights are, and
+training asks for its FLOP count.
 """

@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from model.losses import CHUNK
-from training.planning.blocks import GRU_GATES, LSTM_GATES, Amount, window_tokens
+from training.planning.blocks import GRU_GATES, LSTM_GATES, NOTHING, Amount, window_tokens
 from training.planning.workload import Network, Work
 
+LOSS_CHUNK = 8_192
+"""Targets whose logits exist at once: model/losses.py, which needs PyTorch to be read."""
 KEPT_BY_RECURRENCE = 7
 """Values a unit and step; tests/training/planning/test_activations.py counts them."""
 SPAN_TABLES = 1.5
@@ -27,9 +28,9 @@ SPAN_TABLES = 1.5
 class Activations:
     """Kept by one block for one micro-batch, in elements."""
 
-    values: Amount = Amount()
+    values: Amount = NOTHING
     """Of the training precision."""
-    floats: Amount = Amount()
+    floats: Amount = NOTHING
     """Of four bytes in any precision: inputs and statistics of norms, statistics of softmax, probabilities."""
     masks: float = 0.0
     """Of dropout, on every tensor rank."""
@@ -109,7 +110,7 @@ def transient_logits(config: Network, targets: float) -> tuple[float, float]:
     Forward: logits, their float copy, its log softmax. Backward: the log softmax, its gradient, that in training
     precision. The first is the larger one by nothing: both are one of precision, two of float32.
     """
-    chunk = min(targets, CHUNK) * config.vocab_size
+    chunk = min(targets, LOSS_CHUNK) * config.vocab_size
     return chunk, 2 * chunk
 
 
@@ -125,7 +126,7 @@ def _normed(tokens: float, width: int) -> Activations:
 
 def _with_logits(config: Network, states: Activations, targets: float) -> Activations:
     """States and, where they come in one chunk, the log softmax of their logits; more chunks are computed again."""
-    kept = targets * config.vocab_size if targets <= CHUNK else 0.0
+    kept = targets * config.vocab_size if targets <= LOSS_CHUNK else 0.0
     return replace(states, logits=kept)
 
 

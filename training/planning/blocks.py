@@ -14,7 +14,9 @@ is the network's definition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 from training.planning.workload import Network, Work
 
@@ -46,6 +48,9 @@ class Amount:
         return self.split / tensor + self.whole
 
 
+NOTHING = Amount()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
     """One link of the chain, for the work it was built with."""
@@ -63,12 +68,16 @@ class Block:
     """Reads the embedding as output layer or look-up table: a pipeline stage with it needs a copy."""
     targets: float = 0.0
     """Tokens whose logits it computes."""
-    tags: tuple[str, ...] = field(default=())
 
     @property
     def forward_flops(self) -> float:
         """Of one rank that has no peers."""
         return self.flops.total + self.recurrent_flops
+
+
+def runs(stage: Sequence[Block]) -> list[tuple[Block, int]]:
+    """Consecutive equal blocks once, and how many they are."""
+    return [(block, len(list(equal))) for block, equal in groupby(stage)]
 
 
 def build_blocks(config: Network, work: Work) -> list[Block]:
@@ -191,7 +200,7 @@ def _decoder(
     size: int,
     *,
     closing: Amount,
-    closing_flops: Amount = Amount(),
+    closing_flops: Amount = NOTHING,
 ) -> list[Block]:
     """Embedding, layers and head of a decoder; `closing` is what its head has beside the tied output layer."""
     d, inner, tokens = config.d_model, config.decoder_ffn, rows * size

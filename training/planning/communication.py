@@ -1,8 +1,8 @@
 """Everything that one rank of a stage sends in a step.
 
     within a layer   training/planning/exchanges.py
-    data             gradients once a step (ZeRO-0, 1) or with every micro-batch (2, 3); new parameters once a step (1, 2);
-                     parameters in both passes (3)
+    data             gradients once a step (ZeRO-0, 1) or with every micro-batch (2, 3); new parameters once a step
+                     (1, 2); parameters in both passes (3)
     pipeline         states and the encoder's memory from stage to stage, their gradients back; the tied embedding's
 
 The calls are those that training/parallel and DeepSpeed make: ZeRO-1 and 2 sum whole gradients, where a scatter of sums
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.planning.blocks import Block
+from training.planning.blocks import Block, runs
 from training.planning.exchanges import sequence_messages, target_tokens, tensor_messages
 from training.planning.hardware import Cluster
 from training.planning.layout import Layout
@@ -27,9 +27,10 @@ def stage_messages(
 ) -> list[Message]:
     """Everything that one rank of a stage sends; `work` is one micro-batch of one data rank."""
     stage, messages = stages[index], []
-    for block in stage:
-        messages += tensor_messages(config, work, layout, block, cluster)
-        messages += sequence_messages(config, work, layout, block, cluster)
+    for block, count in runs(stage):
+        within = tensor_messages(config, work, layout, block, cluster)
+        within += sequence_messages(config, work, layout, block, cluster)
+        messages += [each.times(count) for each in within]
     messages += data_messages(stage_parameters(config, layout, stage), len(stage), layout, cluster)
     messages += _pipeline_messages(config, work, layout, stages, index, cluster)
     return messages
@@ -83,8 +84,7 @@ def _pipeline_messages(
         messages.append(make_message("pipeline", "send", FORWARD, cut_bytes(index), 1, 2, link))
     if index > 0:
         messages.append(make_message("pipeline", "send", BACKWARD, cut_bytes(index - 1), 1, 2, link))
-    holders = sum(holds_embedding(stage) for stage in stages)
-    if holders > 1 and holds_embedding(stages[index]):
+    if holds_embedding(stages[index]) and (holders := sum(holds_embedding(stage) for stage in stages)) > 1:
         # Its gradient in float32; ZeRO-3 has a part of it on every rank.
         size = config.vocab_size * config.d_model / layout.tensor * 4 / (layout.shards if layout.zero == 3 else 1)
         messages.append(make_message("tied", "all_reduce", STEP, size, 1, holders, link))

@@ -21,7 +21,7 @@ LOSS_SUMS = 4
 """Floats a target that ranks with parts of the vocabulary add up: maximum; sum of exponentials, the label's logit, the
 sum of logits."""
 TURNS = 2
-"""Parts of a batch that take turns under sequence parallelism, one computing while the other's exchange is on its way."""
+"""Parts of a batch under sequence parallelism: one computes while the other's exchange is on its way."""
 NORM_BYTES = 4
 """Autocast computes norms in float32, and so the gradients of what reads their results."""
 

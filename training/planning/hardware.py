@@ -97,7 +97,7 @@ class Assumptions:
     """What a plan takes for granted about a machine; measured where a note says so, chosen otherwise."""
 
     matmul_fraction: float = 0.6
-    """Of the peak, in matrix products. The teacher's encoder at 16 × 2,048 tokens fits it on one H100 (docs/planning.md)."""
+    """Of the peak, in matrix products."""
     memory_fraction: float = 0.8
     """Of the bandwidth of the GPU's memory, in elementwise work."""
     network_fraction: float = 0.8
@@ -197,4 +197,4 @@ DEVICE_NAMES = (
     (("l40s",), "l40s"),
     (("nvidia l4",), "l4"),
 )
-"""What a device's name holds, and whose peak it then has: first match. H100 SXM calls itself "NVIDIA H100 80GB HBM3"."""
+"""What a device's name holds, and whose peak it then has: first match. H100 SXM is "NVIDIA H100 80GB HBM3"."""

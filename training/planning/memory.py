@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from training.planning.activations import block_activations, memory_values, transient_logits
-from training.planning.blocks import Block
+from training.planning.blocks import Block, runs
 from training.planning.hardware import Assumptions
 from training.planning.layout import Layout
 from training.planning.workload import Network, Work
@@ -55,7 +55,7 @@ def in_flight(stage: int, stages: int, micro_batches: int) -> int:
 
 def stage_parameters(config: Network, layout: Layout, stage: Sequence[Block]) -> float:
     """Parameters of one tensor rank of a stage, not divided by ZeRO, with its copy of a tied embedding."""
-    count = sum(block.parameters.per_rank(layout.tensor) for block in stage)
+    count = sum(times * block.parameters.per_rank(layout.tensor) for block, times in runs(stage))
     if holds_embedding(stage) and not any(block.kind == "embedding" for block in stage):
         count += config.vocab_size * config.d_model / layout.tensor
     return count
@@ -96,7 +96,9 @@ def stage_memory(
     if layout.recomputes_stage and flying > 1:
         kept, again = _input_bytes(config, work, layout), kept + again
     logits = sum(
-        block_activations(config, work, block.kind).logits_bytes(layout.tensor, layout.sequence) for block in stage
+        block_activations(config, work, block.kind).logits_bytes(layout.tensor, layout.sequence)
+        for block in stage
+        if block.targets
     )
     return MemoryParts(
         parameters=parameters,
@@ -114,14 +116,14 @@ def _activation_bytes(config: Network, work: Work, layout: Layout, stage: Sequen
     value = VALUE_BYTES[layout.precision]
     stream = 4 if layout.zero == 0 else value
     kept, largest = 0.0, 0.0
-    for block in stage:
+    for block, count in runs(stage):
         each = block_activations(config, work, block.kind)
         whole = each.kept_bytes(layout.tensor, layout.sequence, value)
         if layout.checkpointing and block.kind in CHECKPOINTED:
-            kept += each.checkpoint_bytes(layout.sequence, stream)
+            kept += count * each.checkpoint_bytes(layout.sequence, stream)
             largest = max(largest, whole / each.units)
         else:
-            kept += whole
+            kept += count * whole
     kinds = {block.kind for block in stage}
     if "hybrid layer" not in kinds and kinds & set(READS_MEMORY):
         kept += memory_values(config, work) / layout.sequence * value

@@ -1,12 +1,12 @@
 """A message: what a rank sends in one kind of call, how large it is, and how long its link is busy with it.
 
-Sizes are of whole tensors: what a sum or an exchange is called with, what a gather makes, what a scatter takes. The bytes
-that a rank sends for it are those of ring algorithms.
+Sizes are of whole tensors: what a sum or an exchange is called with, what a gather makes, what a scatter takes. The
+bytes that a rank sends for it are those of ring algorithms.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.planning.hardware import Link
 
@@ -38,6 +38,10 @@ class Message:
     ranks: int
     """Size of the group."""
     link: Link
+
+    def times(self, count: int) -> Message:
+        """So many of these."""
+        return replace(self, size_bytes=count * self.size_bytes, calls=count * self.calls)
 
     @property
     def sent_bytes(self) -> float:

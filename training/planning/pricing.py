@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from training.planning.blocks import Block, build_blocks
 from training.planning.communication import stage_messages
@@ -111,13 +112,7 @@ def draft(job: Job, cluster: Cluster, layout: Layout, split: str) -> Draft:
     check_layout(config, job.work, layout, cluster.gpus)
     count = micro_batches(layout, round(job.work.rows))
     work = job.work.of_rows(layout.micro_rows)
-    blocks = build_blocks(config, work)
-
-    def cost(block: Block) -> float:
-        seconds = block_computing(config, work, layout, block, cluster)
-        return seconds.forward_s + seconds.backward_s
-
-    stages = cut(blocks, layout.pipeline, split, cost)
+    stages = _stages(config, work, replace(layout, data=1, zero=0), split, cluster)
     memory = [
         stage_memory(config, work, layout, stage, in_flight(index, len(stages), count), cluster.assumptions)
         for index, stage in enumerate(stages)
@@ -144,6 +139,17 @@ def draft(job: Job, cluster: Cluster, layout: Layout, split: str) -> Draft:
         each.data_s + each.update_s for each in seconds
     )
     return replace(found, estimate_s=times)
+
+
+@lru_cache(maxsize=256)
+def _stages(config: Network, work: Work, layout: Layout, split: str, cluster: Cluster) -> list[list[Block]]:
+    """The same for every number of data ranks and stage of ZeRO."""
+
+    def cost(block: Block) -> float:
+        seconds = block_computing(config, work, layout, block, cluster)
+        return seconds.forward_s + seconds.backward_s
+
+    return cut(build_blocks(config, work), layout.pipeline, split, cost)
 
 
 def price(job: Job, cluster: Cluster, found: Draft) -> Price:

@@ -20,8 +20,8 @@ from training.planning.stages import layer_count
 
 BASIS = (
     "Parameters and FLOPs are counted exactly, and tested against the network; states, activations and bytes of "
-    "collectives are formulas, tested against small real runs. Seconds are modelled from datasheets and the assumptions "
-    "below: no GPU was asked."
+    "collectives are formulas, tested against small real runs. Seconds are modelled from datasheets and the "
+    "assumptions: no GPU was asked."
 )
 CHART_WIDTH = 96
 
@@ -112,13 +112,13 @@ def _head(job: Job, cluster: Cluster) -> Iterator[RenderableType]:
     )
     yield (
         f"[bold]{network.layers} layers[/] ({network.encoder_layers} encoder, {network.decoder_layers} decoder, "
-        f"{network.pointer_layers} pointer), width {network.d_model}, {parameter_count(network) / 1e6:,.0f} M parameters; "
-        f"{job.work.rows:.0f} rows a step of {job.work.source_tokens} + {job.work.target_tokens} tokens"
+        f"{network.pointer_layers} pointer), width {network.d_model}, {parameter_count(network) / 1e6:,.0f} M "
+        f"parameters; {job.work.rows:.0f} rows a step of {job.work.source_tokens} + {job.work.target_tokens} tokens"
     )
     yield Text(
-        f"Assumed: {assumed.matmul_fraction:.0%} of the peak in matrix products, {assumed.memory_fraction:.0%} of memory's "
-        f"and {assumed.network_fraction:.0%} of links' bandwidth, {assumed.recurrent_step_s * 1e6:.0f} µs a recurrent "
-        f"step, {assumed.reserved_bytes / 1e9:.1f} GB reserved",
+        f"Assumed: {assumed.matmul_fraction:.0%} of the peak in matrix products, {assumed.memory_fraction:.0%} of "
+        f"memory's and {assumed.network_fraction:.0%} of links' bandwidth, {assumed.recurrent_step_s * 1e6:.0f} µs a "
+        f"recurrent step, {assumed.reserved_bytes / 1e9:.1f} GB reserved",
         style="dim",
     )
 

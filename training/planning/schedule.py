@@ -4,8 +4,8 @@
     stage 1      F0 F1 B0 F2 B1 …        then one of each in turn, then the backward passes that are left
     stage 2         F0 B0 F1 B1 …
 
-(Narayanan et al. 2021, section 2.2.) Every pass starts when its stage is free and what it reads has come; nothing here is
-drawn from a formula.
+(Narayanan et al. 2021, section 2.2.) Every pass starts when its stage is free and what it reads has come; nothing here
+is drawn from a formula.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _ready(
 
 
 def estimate_seconds(times: Sequence[StageTimes], micro_batches: int) -> float:
-    """About a step's length, to sort layouts by: one micro-batch through all stages, the rest at the slowest one's pace.
+    """About a step's length, to sort layouts by: one micro-batch through all stages, the rest at the slowest's pace.
 
     Exact for equal stages with free messages (Narayanan et al. 2021, section 2.2: (m + p - 1)(forward + backward)).
     """
@@ -137,8 +137,8 @@ def estimate_seconds(times: Sequence[StageTimes], micro_batches: int) -> float:
 
 
 def gantt(timeline: Timeline, *, width: int = 100, tail_s: Sequence[float] = ()) -> list[str]:
-    """The step as text, a line a stage: forward passes as their micro-batch's last digit, backward ones as letters a to z,
-    waiting as dots; `tail_s` of each stage after its last pass (sums of gradients, optimizer) as `=`.
+    """The step as text, a line a stage: forward passes as their micro-batch's last digit, backward ones as letters a to
+    z, waiting as dots; `tail_s` of each stage after its last pass (sums of gradients, optimizer) as `=`.
     """
     tails = list(tail_s) or [0.0] * timeline.stages
     last_s = timeline.ends_s

@@ -99,7 +99,14 @@ def layouts(job: Job, cluster: Cluster, wish: Wish) -> Iterator[Layout]:
         for rows_, zero, checkpointing in product(micro_rows, zeros, (False, True)):
             if wish.allows("zero", zero) and wish.allows("checkpointing", checkpointing):
                 yield Layout(
-                    **sizes, zero=zero, micro_rows=rows_, checkpointing=checkpointing, precision=wish.precision
+                    data=data,
+                    tensor=tensor,
+                    sequence=sequence,
+                    pipeline=pipeline,
+                    zero=zero,
+                    micro_rows=rows_,
+                    checkpointing=checkpointing,
+                    precision=wish.precision,
                 )
 
 
@@ -124,7 +131,14 @@ def _why_nothing(job: Job, cluster: Cluster, wish: Wish) -> str:
         known = math.prod(wish.sizes[name] for name in names if name in wish.sizes)
         if cluster.gpus % known == 0:
             sizes[missing[0]] = cluster.gpus // known
-    layout = Layout(**sizes, zero=wish.sizes.get("zero", 0), micro_rows=wish.sizes.get("micro_rows", 1))
+    layout = Layout(
+        data=sizes["data"],
+        tensor=sizes["tensor"],
+        pipeline=sizes["pipeline"],
+        sequence=sizes["sequence"],
+        zero=wish.sizes.get("zero", 0),
+        micro_rows=wish.sizes.get("micro_rows", 1),
+    )
     try:
         check_layout(job.network, job.work, layout, cluster.gpus)
         micro_batches(layout, round(job.work.rows))

@@ -1,7 +1,7 @@
 """How a chain of blocks is cut into pipeline stages: of even cost, or of even numbers of layers.
 
-Some blocks stand together: the heads on the memory with the hybrid layer, and a decoder's embedding with its first layer,
-as in training/parallel/stage.py.
+Some blocks stand together: the heads on the memory with the hybrid layer, and a decoder's embedding with its first
+layer, as in training/parallel/stage.py.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Seconds of one stage: computing, and waiting for what others send.
 
-Matrix products run at a fraction of the GPU's peak; elementwise work moves every kept value through memory twice forward
-and four times backward; a recurrence takes its steps one after another. What of a transfer is seen:
+Matrix products run at a fraction of the GPU's peak; elementwise work moves every kept value through memory twice
+forward and four times backward; a recurrence takes its steps one after another. What of a transfer is seen:
 
     without overlap   all of it
-    with overlap      tensor parallelism's sums all the same, for the next product waits for them; exchanges of sequence
-                      ranks, ZeRO's gathers and sums of gradients as far as the computing beside them is too short, and of
-                      gathers the first block's; messages between stages travel while both stages compute
+    with overlap      tensor parallelism's sums all the same, for the next product waits for them; exchanges of
+                      sequence ranks, ZeRO's gathers and sums of gradients as far as the computing beside them is too
+                      short, and of gathers the first block's; messages between stages travel while both compute
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from model.losses import CHUNK
-from training.planning.activations import block_activations
+from training.planning.activations import LOSS_CHUNK, block_activations
 from training.planning.blocks import BACKWARD as BACKWARD_PASSES
-from training.planning.blocks import Block
+from training.planning.blocks import Block, runs
 from training.planning.exchanges import TURNS
 from training.planning.hardware import Cluster
 from training.planning.layout import Layout
@@ -70,7 +69,7 @@ def block_computing(config: Network, work: Work, layout: Layout, block: Block, c
         block.recurrent_flops / layout.sequence / peak, turns * block.recurrent_steps * assumed.recurrent_step_s
     )
     forward_s = products_s + elementwise_s + recurrent_s
-    again = (layout.checkpointing and block.kind in CHECKPOINTED) or block.targets / layout.sequence > CHUNK
+    again = (layout.checkpointing and block.kind in CHECKPOINTED) or block.targets / layout.sequence > LOSS_CHUNK
     return Computing(forward_s=forward_s, backward_s=(BACKWARD_PASSES + again) * forward_s)
 
 
@@ -86,8 +85,9 @@ def stage_seconds(
     is_last: bool,
 ) -> StageSeconds:
     """Seconds of one stage; `work` is one micro-batch of one data rank."""
-    each = [block_computing(config, work, layout, block, cluster) for block in stage]
-    forward_s, backward_s = sum(block.forward_s for block in each), sum(block.backward_s for block in each)
+    each = [(block_computing(config, work, layout, block, cluster), count) for block, count in runs(stage)]
+    forward_s = sum(count * block.forward_s for block, count in each)
+    backward_s = sum(count * block.backward_s for block, count in each)
     if layout.recomputes_stage and not is_last:
         backward_s += forward_s
     seen: dict[str, float] = {}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from model.configuration import HybridConfig
-from model.losses import continuation_loss, masked_token_loss, router_loss, span_loss, summary_loss
+from model.losses import CHUNK, continuation_loss, masked_token_loss, router_loss, span_loss, summary_loss
 from model.network import HybridModel
-from training.planning.activations import block_activations, memory_values
-from training.planning.workload import Work
+from training.planning.activations import LOSS_CHUNK, block_activations, memory_values
+from training.planning.workload import Network, Work
 
 TARGET, SUMMARY, GUESSES = 24, 20, 10
 
@@ -51,12 +51,16 @@ class Held:
         return sum(sizes.values()), result
 
 
+def test_the_chunk_of_logits_is_the_losses_own() -> None:
+    assert LOSS_CHUNK == CHUNK
+
+
 @pytest.mark.parametrize(("preset", "source"), [("nano", 64), ("nano", 50), ("nano", 12), ("student", 256)])
 def test_activations_are_those_that_autograd_keeps(preset: str, source: int) -> None:
     """Within 1 %, part by part; the router keeps a few vectors a row, and there 15 % are a few hundred bytes."""
     torch.manual_seed(0)
     config = HybridConfig.from_preset(preset)
-    model, rows = HybridModel(config), 4
+    model, network, rows = HybridModel(config), Network.of(config), 4
     work = Work(
         rows=rows,
         source_tokens=source,
@@ -69,7 +73,7 @@ def test_activations_are_those_that_autograd_keeps(preset: str, source: int) -> 
     )
 
     def expected(*kinds: str) -> float:
-        parts = [block_activations(config, work, kind) for kind in kinds]
+        parts = [block_activations(network, work, kind) for kind in kinds]
         # On the CPU a dropout mask is a tensor of floats.
         return sum(part.kept_bytes(1, 1, 4, mask_bytes=4) + part.logits_bytes(1, 1) for part in parts)
 
@@ -79,7 +83,7 @@ def test_activations_are_those_that_autograd_keeps(preset: str, source: int) -> 
     held, source_BS, lengths_B = Held(model), random(rows, source), torch.full((rows,), source)
     encoded, memory_BSD = held.bytes_of(lambda: model.encode(source_BS, lengths_B))
     layers = ["encoder layer"] * config.encoder_layers
-    assert encoded + 4 * memory_values(config, work) == pytest.approx(
+    assert encoded + 4 * memory_values(network, work) == pytest.approx(
         expected("embedding", *layers, "hybrid layer"), rel=0.01
     )
     written, asked, summed = slice(0, 2), slice(2, 3), slice(3, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ WORK = Work(
 
 
 @pytest.fixture
-def network() -> Iterator[HybridModel]:
+def network() -> HybridModel:
     torch.manual_seed(0)
-    yield HybridModel(HybridConfig.from_preset("nano"))
+    return HybridModel(HybridConfig.from_preset("nano"))
 
 
 def total_loss(model: HybridModel) -> torch.Tensor:
@@ -67,6 +68,17 @@ def test_the_parameter_count_follows_every_dimension(changes: dict[str, int]) ->
     assert parameter_count(config) == sum(parameter.numel() for parameter in HybridModel(config).parameters())
 
 
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Attention and recurrences made of plain products."""
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+
+
 def unread_scores(config: HybridConfig) -> float:
     """Forward FLOPs of the causal scores above the diagonal, which PyTorch's unfused attention computes."""
 
@@ -78,17 +90,15 @@ def unread_scores(config: HybridConfig) -> float:
 
 def test_forward_flops_are_those_that_pytorch_counts(network: HybridModel) -> None:
     """Its counter sees no fused attention, and no fused recurrence: both run unfused here."""
-    with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            total_loss(network)
+    with unfused(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        total_loss(network)
     assert counter.get_total_flops() == forward_flops(network.config, WORK) + unread_scores(network.config)
 
 
 def test_training_flops_are_those_that_pytorch_counts(network: HybridModel) -> None:
     """All but one product: the recurrences begin with a zero state, whose gradient nobody asks for."""
-    with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as counter:
-            total_loss(network).backward()
+    with unfused(), FlopCounterMode(display=False) as counter:
+        total_loss(network).backward()
     config, units = network.config, network.config.d_model // 2
     windows = -(-SOURCE // config.recurrent_block)
     first_states = 2 * 2 * windows * units * units * (config.hybrid_units * 3 * 5 + 4 * 2)
