@@ -31,13 +31,14 @@ def stage_messages(
         within = tensor_messages(config, work, layout, block, cluster)
         within += sequence_messages(config, work, layout, block, cluster)
         messages += [each.times(count) for each in within]
-    messages += data_messages(stage_parameters(config, layout, stage), len(stage), layout, cluster)
+    is_last = index == len(stages) - 1
+    messages += data_messages(stage_parameters(config, layout, stage), len(stage), layout, cluster, is_last=is_last)
     messages += _pipeline_messages(config, work, layout, stages, index, cluster)
     return messages
 
 
-def data_messages(parameters: float, blocks: int, layout: Layout, cluster: Cluster) -> list[Message]:
-    """What ZeRO sends for so many parameters of one rank, gathered in so many blocks."""
+def data_messages(parameters: float, blocks: int, layout: Layout, cluster: Cluster, *, is_last: bool) -> list[Message]:
+    """What ZeRO sends for so many parameters of one rank of a stage, gathered in so many blocks."""
     ranks = layout.shards
     if ranks == 1:
         return []
@@ -50,8 +51,8 @@ def data_messages(parameters: float, blocks: int, layout: Layout, cluster: Clust
             make_message("gather", "all_gather", FORWARD, size, blocks, ranks, link),
             make_message("data", "reduce_scatter", BACKWARD, size, blocks, ranks, link),
         ]
-        if not layout.keeps_gathered(parameters):
-            messages.append(make_message("gather", "all_gather", BACKWARD, size, blocks, ranks, link))
+        if again := layout.gathers(parameters, is_last=is_last) - 1:
+            messages.append(make_message("gather", "all_gather", BACKWARD, again * size, again * blocks, ranks, link))
         return messages
     return [
         make_message("data", "all_reduce", BACKWARD if layout.zero == 2 else STEP, size, 1, ranks, link),
@@ -88,4 +89,9 @@ def _pipeline_messages(
         # Its gradient in float32; ZeRO-3 has a part of it on every rank.
         size = config.vocab_size * config.d_model / layout.tensor * 4 / (layout.shards if layout.zero == 3 else 1)
         messages.append(make_message("tied", "all_reduce", STEP, size, 1, holders, link))
+        if layout.zero in (1, 2) and layout.shards > 1:
+            # DeepSpeed holds parts of it; they are made whole before the stages add theirs up.
+            messages.append(
+                make_message("data", "all_reduce", STEP, size, 1, layout.shards, layout.shards_link(cluster))
+            )
     return messages

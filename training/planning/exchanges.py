@@ -90,15 +90,12 @@ def sequence_messages(config: Network, work: Work, layout: Layout, block: Block,
 
 def _exchanges(config: Network, work: Work, kind: str) -> tuple[float, int]:
     """States of width D that are exchanged around a block's attentions, over all ranks, and in how many calls."""
-    sources, targets = work.rows * work.source_tokens, target_tokens(work, kind)
+    sources = work.rows * work.source_tokens
     match kind:
         case "encoder layer":
             return 4 * sources, 2
         case "hybrid layer":
             return 4 * sources * config.hybrid_units, 2 * config.hybrid_units
-        case "writer layer" | "pointer layer":
-            # Own queries, keys, values and mixture; the memory's keys and values; queries and mixture that read them.
-            return 4 * targets + 2 * decoder_rows(work, kind) * work.source_tokens + 2 * targets, 5
     return 0.0, 0
 
 
@@ -106,6 +103,9 @@ def _gathered_bytes(config: Network, work: Work, kind: str, ranks: int, value: i
     """What one rank's heads send to make whole results, and in how many calls: to gather is to send all the same."""
     targets = target_tokens(work, kind)
     match kind:
+        case "writer embedding" | "pointer embedding":
+            # Slices of all rows' memory become whole memories of some rows, which a rank then decodes alone.
+            return decoder_rows(work, kind) * work.source_tokens / ranks * config.d_model * value, 1
         case "masked head":
             return ranks * work.guesses * 4, 1
         case "span head":

@@ -47,14 +47,21 @@ class Layout:
         """Ranks among which ZeRO divides: those that hold the same parameters, sequence ranks included."""
         return self.data * self.sequence
 
-    @property
-    def recomputes_stage(self) -> bool:
-        """ZeRO-3 in a pipeline keeps a stage's input alone: gathered parameters would stay with the activations."""
-        return self.zero == 3 and self.pipeline > 1
+    def recomputes_stage(self, *, is_last: bool) -> bool:
+        """ZeRO-3 in a pipeline keeps a stage's input alone: gathered parameters would stay with the activations.
 
-    def keeps_gathered(self, parameters: float) -> bool:
-        """Whether ZeRO-3 keeps gathered parameters from a forward pass to its backward pass."""
-        return parameters <= LIVE_PARAMETERS and not self.recomputes_stage
+        Not in the last stage, whose backward pass follows at once.
+        """
+        return self.zero == 3 and self.pipeline > 1 and not is_last
+
+    def gathers(self, parameters: float, *, is_last: bool) -> int:
+        """How often ZeRO-3 gathers a stage's parameters for one micro-batch.
+
+        Once where they stay from the forward pass to the backward one; three times where the forward pass runs twice.
+        """
+        if self.recomputes_stage(is_last=is_last):
+            return 3
+        return 1 if parameters <= LIVE_PARAMETERS else 2
 
     @property
     def name(self) -> str:

@@ -1,8 +1,9 @@
 """Memory of one GPU, by part, for every stage of a layout.
 
 States follow ZeRO (Rajbhandari et al. 2020, section 3) for AdamW. ZeRO-1 to 3 in bf16: 2 bytes a parameter, 2 its
-gradient, 12 its optimizer states (float32 copy and two moments), each divided among the data ranks from its stage on.
-Float32, and ZeRO-0 in any precision, for there autocast casts float32 weights: 4, 4 and 8.
+gradient, 12 its optimizer states (float32 copy and two moments), each divided among the data ranks from its stage on;
+in float32 4, 4 and 12, for DeepSpeed makes the copy all the same. ZeRO-0: 4, 4 and 8, for autocast casts float32
+weights.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def holds_embedding(stage: Sequence[Block]) -> bool:
 
 def state_bytes(parameters: float, layout: Layout) -> tuple[float, float, float]:
     """Parameters, gradients and AdamW's states of so many parameters on one GPU, in bytes."""
-    mixed = layout.zero > 0 and layout.precision == "bf16"
-    whole = (2, 2, 12) if mixed else (4, 4, 8)
+    value = VALUE_BYTES[layout.precision]
+    whole = (value, value, 12) if layout.zero else (4, 4, 8)
     divided_from = (3, 2, 1)
     weights, gradients, optimizer = (
         parameters * size / (layout.shards if layout.zero >= stage else 1)
@@ -79,7 +80,14 @@ def state_bytes(parameters: float, layout: Layout) -> tuple[float, float, float]
 
 
 def stage_memory(
-    config: Network, work: Work, layout: Layout, stage: Sequence[Block], flying: int, assumptions: Assumptions
+    config: Network,
+    work: Work,
+    layout: Layout,
+    stage: Sequence[Block],
+    flying: int,
+    assumptions: Assumptions,
+    *,
+    is_last: bool,
 ) -> MemoryParts:
     """Memory of one GPU of a stage.
 
@@ -90,10 +98,12 @@ def stage_memory(
         stage: blocks of the stage.
         flying: micro-batches whose activations it holds.
         assumptions: what is reserved.
+        is_last: whether it is the pipeline's last stage.
     """
     parameters, gradients, optimizer = state_bytes(stage_parameters(config, layout, stage), layout)
     kept, again = _activation_bytes(config, work, layout, stage)
-    if layout.recomputes_stage and flying > 1:
+    recomputes = layout.recomputes_stage(is_last=is_last)
+    if recomputes:
         kept, again = _input_bytes(config, work, layout), kept + again
     logits = sum(
         block_activations(config, work, block.kind).logits_bytes(layout.tensor, layout.sequence)
@@ -105,8 +115,8 @@ def stage_memory(
         gradients=gradients,
         optimizer=optimizer,
         activations=flying * kept + again,
-        logits=(1 if layout.recomputes_stage else flying) * logits + _transient_logits(config, layout, stage),
-        buffers=_buffers(config, work, layout, stage),
+        logits=(1 if recomputes else flying) * logits + _transient_logits(config, layout, stage),
+        buffers=_buffers(config, work, layout, stage, is_last=is_last),
         reserved=assumptions.reserved_bytes,
     )
 
@@ -141,7 +151,7 @@ def _transient_logits(config: Network, layout: Layout, stage: Sequence[Block]) -
     return (values * VALUE_BYTES[layout.precision] + floats * 4) / layout.tensor
 
 
-def _buffers(config: Network, work: Work, layout: Layout, stage: Sequence[Block]) -> float:
+def _buffers(config: Network, work: Work, layout: Layout, stage: Sequence[Block], *, is_last: bool) -> float:
     """Whole tensors on their way: casts, ZeRO's, and a stage's messages in both directions."""
     value, count = VALUE_BYTES[layout.precision], stage_parameters(config, layout, stage)
     total = 0.0
@@ -153,7 +163,7 @@ def _buffers(config: Network, work: Work, layout: Layout, stage: Sequence[Block]
         if layout.zero == 3:
             # Kept gathered, or the block at work and the one that is fetched ahead of it.
             block = max(block.parameters.per_rank(layout.tensor) for block in stage)
-            total += (count if layout.keeps_gathered(count) else 2 * block) * value
+            total += (count if layout.gathers(count, is_last=is_last) == 1 else 2 * block) * value
     if layout.pipeline > 1:
         total += 2 * _input_bytes(config, work, layout)
     return total

@@ -114,7 +114,15 @@ def draft(job: Job, cluster: Cluster, layout: Layout, split: str) -> Draft:
     work = job.work.of_rows(layout.micro_rows)
     stages = _stages(config, work, replace(layout, data=1, zero=0), split, cluster)
     memory = [
-        stage_memory(config, work, layout, stage, in_flight(index, len(stages), count), cluster.assumptions)
+        stage_memory(
+            config,
+            work,
+            layout,
+            stage,
+            in_flight(index, len(stages), count),
+            cluster.assumptions,
+            is_last=index == len(stages) - 1,
+        )
         for index, stage in enumerate(stages)
     ]
     fullest = max(range(len(stages)), key=lambda index: memory[index].total)

@@ -88,7 +88,7 @@ def stage_seconds(
     each = [(block_computing(config, work, layout, block, cluster), count) for block, count in runs(stage)]
     forward_s = sum(count * block.forward_s for block, count in each)
     backward_s = sum(count * block.backward_s for block, count in each)
-    if layout.recomputes_stage and not is_last:
+    if layout.recomputes_stage(is_last=is_last):
         backward_s += forward_s
     seen: dict[str, float] = {}
     waits = {FORWARD: 0.0, BACKWARD: 0.0}

@@ -41,7 +41,9 @@ def first_stage(layout: Layout, network: Network = TEACHER) -> MemoryParts:
     work = mixed_work(layout.micro_rows, 512, 128)
     blocks = build_blocks(network, work)
     stages = cut(blocks, layout.pipeline, "cost", lambda _: 1.0)
-    return stage_memory(network, work, layout, stages[0], in_flight(0, len(stages), 8), ASSUMED)
+    return stage_memory(
+        network, work, layout, stages[0], in_flight(0, len(stages), 8), ASSUMED, is_last=len(stages) == 1
+    )
 
 
 def test_whole_states_are_the_tensors_that_adamw_holds() -> None:
