@@ -20,13 +20,14 @@ TWO = [
     (Layout(data=2, zero=3), False),
 ]
 FOUR = [
-    (Layout(data=2, pipeline=2, zero=1), False),
-    (Layout(data=2, pipeline=2, zero=3), False),
-    (Layout(tensor=2, pipeline=2), True),
     (Layout(data=2, tensor=2, zero=2), False),
     (Layout(data=2, tensor=2, zero=3), False),
-    (Layout(data=4, zero=3), True),
+    (Layout(data=2, tensor=2, zero=3), True),
+    (Layout(tensor=2, pipeline=2), False),
+    (Layout(data=2, pipeline=2, zero=1), False),
+    (Layout(data=2, pipeline=2, zero=3), False),
 ]
+"""Pipelines last: DeepSpeed numbers parameters over all engines of a process, and ranks of other stages have others."""
 CONTROL_BYTES = 64
 """Norms and flags of a step, which the planner leaves out."""
 PADDING = 1e-4
