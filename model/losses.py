@@ -32,9 +32,7 @@ def masked_token_loss(model: HybridModel, memory_BSD: Tensor, positions_BM: Tens
         positions_BM: where masked tokens stand; any position where the label is IGNORE.
         labels_BM: what stood there.
     """
-    index_BMD = positions_BM.long()[..., None].expand(-1, -1, memory_BSD.shape[-1])
-    states_BMD = model.lm_head(memory_BSD.gather(1, index_BMD))
-    return _mean(cross_entropy(model, states_BMD, labels_BM), labels_BM)
+    return _mean(model.masked_token_losses(memory_BSD, positions_BM, labels_BM), labels_BM)
 
 
 def continuation_loss(
@@ -45,7 +43,7 @@ def continuation_loss(
     `smoothing` is the share of the target probability that is spread evenly over the vocabulary.
     """
     states_BTD = model.decoder_states("generative", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    return _mean(cross_entropy(model, states_BTD, labels_BT, smoothing), labels_BT)
+    return _mean(model.target_losses(states_BTD, labels_BT, smoothing), labels_BT)
 
 
 def summary_loss(
@@ -62,11 +60,11 @@ def summary_loss(
     The smoothed share is the vocabulary distribution's alone: spread over the mixture, it would teach to copy nothing.
     """
     states_BTD = model.decoder_states("pointer", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    log_generated_BT = -cross_entropy(model, states_BTD, labels_BT)
+    log_generated_BT = -model.target_losses(states_BTD, labels_BT)
     copy_keys_BSD = model.pointer.copy_key(memory_BSD)
     losses_BT = -model.pointer.log_target(states_BTD, log_generated_BT, copy_keys_BSD, lengths_B, source_BS, labels_BT)
     if smoothing:
-        losses_BT = (1 - smoothing) * losses_BT + smoothing * cross_entropy(model, states_BTD, labels_BT, 1.0)
+        losses_BT = (1 - smoothing) * losses_BT + smoothing * model.target_losses(states_BTD, labels_BT, 1.0)
     return _mean(losses_BT, labels_BT)
 
 
