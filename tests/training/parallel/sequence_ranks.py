@@ -1,0 +1,129 @@
+"""Processes that compute a model together, and what they compare; a module of its own, for they import it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+
+from model.configuration import HybridConfig
+from model.losses import IGNORE
+from model.network import HybridModel
+from training.config import ObjectivesSection
+from training.data.batches import Batch
+from training.objectives import compute_losses
+from training.parallel.sequence import apply_sequence_parallel
+
+Task = Callable[..., Any]
+
+
+def on_ranks(size: int, task: Task, *arguments: Any) -> list[Any]:
+    """What `task(*arguments)` returns in each of `size` processes that share a gloo group."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_process, (size, folder, task, arguments), nprocs=size)
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def _process(rank: int, size: int, folder: str, task: Task, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    torch.save(task(*arguments), Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def spread_model(**overrides: Any) -> HybridModel:
+    """A nano network without dropout, whose every part shows in its results."""
+    torch.manual_seed(0)
+    model = HybridModel(HybridConfig.from_preset("nano", dropout=0.0, **overrides))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("hybrid.mix", "extractive.crf")):
+                parameter.normal_()
+            elif "norm" not in name and "recurrence" not in name:
+                parameter.mul_(3)
+    return model
+
+
+def made_batch(width: int, lengths: list[int], seed: int = 3) -> Batch:
+    """Random rows, a third each to continue, to answer and to summarise; what lies behind a row is noise."""
+    chance = torch.Generator().manual_seed(seed)
+    rows = len(lengths)
+    source = torch.randint(16, 32_000, (rows, width), generator=chance, dtype=torch.int32)
+    places = torch.rand(rows, width // 4, generator=chance) * torch.tensor(lengths)[:, None]
+    labels = torch.randint(16, 32_000, (rows, width // 4), generator=chance)
+    labels[torch.rand(labels.shape, generator=chance) < 0.3] = IGNORE
+    third = rows // 3
+    asked = lengths[third : 2 * third]
+    context = torch.tensor([[length // 4, length] for length in asked], dtype=torch.int32)
+    answer = torch.tensor([[length // 2, min(length, length // 2 + 4)] for length in asked], dtype=torch.int32)
+    answer[0] = -1
+    summary = source[2 * third :, :21].long()
+    summary[:, 11:] = torch.randint(16, 32_000, (rows - 2 * third, 10), generator=chance)
+    summary[-1, 15:] = IGNORE
+    continuation = torch.randint(16, 32_000, (third, 19), generator=chance)
+    continuation[0, 5:] = IGNORE
+    return Batch(
+        source, torch.tensor(lengths, dtype=torch.int32), torch.arange(rows) % 3, places[:third].int(), labels[:third],
+        continuation, context, answer, summary, sum(lengths),
+    )  # fmt: skip
+
+
+def own_slice(batch: Batch, group: dist.ProcessGroup | None = None) -> Batch:
+    """A batch whose source is this rank's slice."""
+    slices = batch.source_BS.chunk(dist.get_world_size(group), dim=1)
+    return batch._replace(source_BS=slices[dist.get_rank(group)])
+
+
+def trained(model: HybridModel, batches: list[Batch], *, split: bool) -> list[list[float]]:
+    """Every objective's loss, and their sum, in one AdamW step a batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    history = []
+    for batch in batches:
+        losses = compute_losses(model, own_slice(batch) if split else batch)
+        total = losses.weighted(ObjectivesSection())
+        optimizer.zero_grad()
+        total.backward()
+        if split:
+            average_gradients(model)
+        optimizer.step()
+        history.append([float(loss.detach()) for loss in (*losses, total)])
+    return history
+
+
+def average_gradients(model: HybridModel) -> None:
+    """As a data-parallel engine does over the sequence group."""
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= dist.get_world_size()
+
+
+def gradients_of(model: HybridModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Gradients of the weighted sum of all losses."""
+    compute_losses(model, batch).weighted(ObjectivesSection()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def train_split(batches: list[Batch], parts: int) -> list[list[float]]:
+    """Ten steps over this process' group."""
+    model = spread_model()
+    apply_sequence_parallel(model, None, parts=parts)
+    return trained(model, batches, split=True)
+
+
+def split_gradients(batch: Batch, parts: int, overrides: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Averaged over this process' group."""
+    model = spread_model(**overrides)
+    apply_sequence_parallel(model, None, parts=parts)
+    gradients_of(model, own_slice(batch))
+    average_gradients(model)
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
