@@ -10,8 +10,8 @@ and gives slices, and everything behind it has the contract that it has on one d
 whole results come out. What is large — attention, vocabulary logits, the copy distribution — is shared by the ranks.
 
 Transfers hide behind computation. A batch's rows are cut into parts that take turns (`together`): while one part's
-exchange is on its way, the others compute; units of the hybrid layer take turns as well. What that brings is measured in
-docs/sequence-parallelism.md.
+exchange is on its way, the others compute; units of the hybrid layer take turns as well. docs/sequence-parallelism.md
+says what that brings.
 
 Every rank's loss is the whole loss, so the gradient of their sum is the group's size times the whole gradient:
 average the gradients over the group, as over data-parallel ranks.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from torch import Tensor
 
 from model.configuration import HybridConfig
 from model.losses import IGNORE
@@ -18,6 +19,8 @@ from model.network import HybridModel
 from training.config import ObjectivesSection
 from training.data.batches import Batch
 from training.objectives import compute_losses
+from training.parallel.halo import Halo
+from training.parallel.link import Link, Work
 from training.parallel.sequence import apply_sequence_parallel
 
 Task = Callable[..., Any]
@@ -37,6 +40,12 @@ def _process(rank: int, size: int, folder: str, task: Task, arguments: tuple[Any
     torch.save(task(*arguments), Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def plain_model() -> HybridModel:
+    """A nano network as training starts it, without dropout."""
+    torch.manual_seed(0)
+    return HybridModel(HybridConfig.from_preset("nano", dropout=0.0))
 
 
 def spread_model(**overrides: Any) -> HybridModel:
@@ -78,8 +87,12 @@ def made_batch(width: int, lengths: list[int], seed: int = 3) -> Batch:
 
 def own_slice(batch: Batch, group: dist.ProcessGroup | None = None) -> Batch:
     """A batch whose source is this rank's slice."""
-    slices = batch.source_BS.chunk(dist.get_world_size(group), dim=1)
-    return batch._replace(source_BS=slices[dist.get_rank(group)])
+    return batch._replace(source_BS=own_columns(batch.source_BS, group))
+
+
+def own_columns(whole: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """This rank's slice of rows."""
+    return whole.chunk(dist.get_world_size(group), dim=1)[dist.get_rank(group)]
 
 
 def trained(model: HybridModel, batches: list[Batch], *, split: bool) -> list[list[float]]:
@@ -107,23 +120,114 @@ def average_gradients(model: HybridModel) -> None:
         parameter.grad /= dist.get_world_size()
 
 
-def gradients_of(model: HybridModel, batch: Batch) -> dict[str, torch.Tensor]:
+def gradients_of(model: HybridModel, batch: Batch) -> dict[str, Tensor]:
     """Gradients of the weighted sum of all losses."""
     compute_losses(model, batch).weighted(ObjectivesSection()).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def train_split(batches: list[Batch], parts: int) -> list[list[float]]:
-    """Ten steps over this process' group."""
-    model = spread_model()
-    apply_sequence_parallel(model, None, parts=parts)
+class WatchedLink(Link):
+    """A link that notes how many elements each exchange sends, and how many exchanges were on their way at most."""
+
+    def __init__(self, *, blocking: bool) -> None:
+        super().__init__(None, blocking=blocking)
+        self.sent: list[int] = []
+        self.flying = self.most = 0
+
+    def transmit(self, sent: Tensor, sizes: list[int] | None) -> tuple[Tensor, Work]:
+        received, work = super().transmit(sent, sizes)
+        self.sent.append(sent.numel())
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        return received, _WatchedWork(self, work)
+
+
+class _WatchedWork:
+    def __init__(self, link: WatchedLink, work: Work) -> None:
+        self.link, self.work, self.waited = link, work, False
+
+    def wait(self) -> None:
+        self.work.wait()
+        self.link.flying -= not self.waited
+        self.waited = True
+
+
+def train_split(batches: list[Batch]) -> list[list[float]]:
+    """A step a batch, over this process' group."""
+    model = plain_model()
+    apply_sequence_parallel(model, None)
     return trained(model, batches, split=True)
 
 
-def split_gradients(batch: Batch, parts: int, overrides: dict[str, Any]) -> dict[str, torch.Tensor]:
+def split_gradients(batch: Batch, parts: int, overrides: dict[str, Any]) -> dict[str, Tensor]:
     """Averaged over this process' group."""
     model = spread_model(**overrides)
     apply_sequence_parallel(model, None, parts=parts)
     gradients_of(model, own_slice(batch))
     average_gradients(model)
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def results(model: HybridModel, source: Tensor, whole: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """What the network's methods give for rows without padding; `source` may be a slice of `whole`."""
+    lengths = torch.full((len(whole),), whole.shape[1])
+    memory = model.encode(source)
+    return {
+        "memory": memory,
+        "tasks": model.task_logits(memory),
+        "emissions": model.emissions(memory),
+        "generative": model.generative_logits(memory, None, target),
+        "pointer": model.pointer_log_probs(memory, None, source, target),
+        "masked": model(source, lengths),
+    }
+
+
+@torch.no_grad()
+def split_results(whole: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Of this rank's slice."""
+    model = spread_model()
+    apply_sequence_parallel(model, None)
+    return results(model, own_columns(whole), whole, target)
+
+
+@torch.no_grad()
+def layer_by_layer(model: HybridModel, source: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """The memory by calls of the modules, as a pipeline's stages make them."""
+    size = source.shape[1]
+    begin = 0 if size == mask.shape[-1] else dist.get_rank() * size
+    hidden = model.encoder.positions(model.embedding(source), lengths, begin=begin, whole=mask.shape[-1])
+    for layer in model.encoder.layers:
+        hidden = layer(hidden, mask)
+    memory = model.hybrid(model.encoder.norm(hidden), lengths, mask)
+    states = memory[:, :8]
+    for layer in model.generative.layers:
+        states = layer(states, memory, mask)
+    return torch.cat([memory, states], dim=1)
+
+
+def split_layer_by_layer(source: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """Of this rank's slice."""
+    model = spread_model()
+    apply_sequence_parallel(model, None)
+    return layer_by_layer(model, own_columns(source), lengths, mask)
+
+
+def watched(batch: Batch, parts: int) -> tuple[list[int], int]:
+    """Elements of each exchange of one step, and how many exchanges were on their way at most."""
+    model, link = spread_model(), WatchedLink(blocking=parts == 1)
+    apply_sequence_parallel(model, None, parts=parts, link=link)
+    gradients_of(model, own_slice(batch))
+    assert link.flying == 0
+    return link.sent, link.most
+
+
+def halo_elements(rows: int, size: int, halo: int, width: int) -> int:
+    """What a rank sends so that its neighbours can run their recurrences."""
+    link = WatchedLink(blocking=False)
+    Halo(link, torch.zeros(rows, size, width), halo).finish()
+    return sum(link.sent)
+
+
+def in_turn(tasks: list[tuple[Task, tuple[Any, ...]]]) -> list[Any]:
+    """Several tasks in one set of processes, which are slow to start."""
+    return [task(*arguments) for task, arguments in tasks]
