@@ -32,7 +32,7 @@ def masked_token_loss(model: HybridModel, memory_BSD: Tensor, positions_BM: Tens
         positions_BM: where masked tokens stand; any position where the label is IGNORE.
         labels_BM: what stood there.
     """
-    return _mean(model.masked_token_losses(memory_BSD, positions_BM, labels_BM), labels_BM)
+    return mean_of_targets(model.masked_token_losses(memory_BSD, positions_BM, labels_BM), labels_BM)
 
 
 def continuation_loss(
@@ -43,7 +43,7 @@ def continuation_loss(
     `smoothing` is the share of the target probability that is spread evenly over the vocabulary.
     """
     states_BTD = model.decoder_states("generative", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    return _mean(model.target_losses(states_BTD, labels_BT, smoothing), labels_BT)
+    return mean_of_targets(model.target_losses(states_BTD, labels_BT, smoothing), labels_BT)
 
 
 def summary_loss(
@@ -65,7 +65,7 @@ def summary_loss(
     losses_BT = -model.pointer.log_target(states_BTD, log_generated_BT, copy_keys_BSD, lengths_B, source_BS, labels_BT)
     if smoothing:
         losses_BT = (1 - smoothing) * losses_BT + smoothing * model.target_losses(states_BTD, labels_BT, 1.0)
-    return _mean(losses_BT, labels_BT)
+    return mean_of_targets(losses_BT, labels_BT)
 
 
 def span_loss(
@@ -80,7 +80,9 @@ def span_loss(
 def router_loss(model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, tasks_B: Tensor) -> Tensor:
     """Cross-entropy of the tasks 0, 1, 2; IGNORE where a row does not teach the router."""
     logits_B3 = model.task_logits(memory_BSD, lengths_B).float()
-    return _mean(functional.cross_entropy(logits_B3, tasks_B.long(), reduction="none", ignore_index=IGNORE), tasks_B)
+    return mean_of_targets(
+        functional.cross_entropy(logits_B3, tasks_B.long(), reduction="none", ignore_index=IGNORE), tasks_B
+    )
 
 
 def shift_right(model: HybridModel, labels_BT: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ def token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoo
     )
 
 
-def _mean(losses: Tensor, labels: Tensor) -> Tensor:
+def mean_of_targets(losses: Tensor, labels: Tensor) -> Tensor:
     """Mean over the labels that count; 0, with a gradient of 0, where none does."""
     counted = labels != IGNORE
     return torch.where(counted, losses, 0).sum() / counted.sum().clamp(min=1)

@@ -45,9 +45,9 @@ class Link:
         exchange.received = _Start.apply(sent, exchange)
         return exchange
 
-    def gather(self, own: Tensor) -> Tensor:
+    def start_gather(self, own: Tensor) -> Exchange:
         """Every rank's tensor of the same shape, […] → [ranks,…]."""
-        return self.start(own.expand(self.size, *own.shape)).finish()
+        return self.start(own.expand(self.size, *own.shape))
 
     def transmit(self, sent: Tensor, sizes: list[int] | None) -> tuple[Tensor, Work]:
         """Put a transfer on its way: the buffer that it fills, and what to wait for."""

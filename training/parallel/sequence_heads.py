@@ -1,6 +1,13 @@
 """The heads of a model whose memory is split over a group: whole results from slices, equal on every rank.
 
+Each head is a computation in steps: it yields whenever something of its own is on its way, so that the losses of a
+batch can take turns (`split_losses`). Called as the model's methods they are run alone, one after the other.
+
 Only small things travel: a mean, three scores a token, a loss a target, two numbers a target for the copy distribution.
+The decoders have rows split, not positions: one exchange turns slices of all rows into whole memories of some rows, and
+their layers then need no other rank:
+
+    memory [B, S/N, D] ── exchange ──▶ [B/N, S, D] ── decoder ──▶ states [B/N, T, D] ── gather ──▶ [B, T, D]
 """
 
 from __future__ import annotations
@@ -14,35 +21,59 @@ from model.losses import IGNORE
 from model.network import HybridModel
 from model.pointer import FLOOR
 from training.parallel.halo import Halo
-from training.parallel.link import Link
+from training.parallel.link import Link, Steps
 
 NOTHING = -1e30
 """In place of -inf, whose log-sum has no gradient, where a slice holds nothing of a row."""
 
 
 class SplitHeads:
-    """What takes the place of a model's own methods."""
+    """What takes the place of a model's own methods. Shapes: s is a slice of S."""
 
     def __init__(self, model: HybridModel, link: Link) -> None:
         self.model, self.link = model, link
-        self.whole_target_losses, self.whole_log_mixture = model.target_losses, model.pointer.log_mixture
+        self.whole_decoder_states, self.whole_target_losses = model.decoder_states, model.target_losses
+        self.whole_log_mixture = model.pointer.log_mixture
 
-    def task_logits(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def task_logits(self, memory: Tensor, lengths: Tensor | None = None) -> Steps[Tensor]:
         """Slices [B,s,D] → [B,3]."""
         lengths_B = whole_lengths(self.link, memory, lengths)
         inside_Bs1 = inside(self.link, memory, lengths)[..., None]
-        sums_NBD = self.link.gather(torch.where(inside_Bs1, memory, 0).sum(1))
-        return self.model.router.scores(sums_NBD.sum(0) / lengths_B[:, None])
+        sums = self.link.start_gather(torch.where(inside_Bs1, memory, 0).sum(1))
+        yield
+        return self.model.router.scores(sums.finish().sum(0) / lengths_B[:, None])
 
-    def emissions(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def emissions(self, memory: Tensor, lengths: Tensor | None = None) -> Steps[Tensor]:
         """Slices [B,s,D] → whole emissions [B,S,3], which the span CRF reads as ever."""
         decoder = self.model.extractive
         halo = Halo(self.link, memory, decoder.recurrence.halo)
+        yield
         recurred_BsD = decoder.recurrence(memory, local_lengths(self.link, memory, lengths), halo.finish())
         own_Bs3 = decoder.output(decoder.norm(memory + decoder.dropout(recurred_BsD)))
-        return self.link.gather(own_Bs3).movedim(0, 1).flatten(1, 2)
+        slices = self.link.start_gather(own_Bs3)
+        yield
+        return slices.finish().movedim(0, 1).flatten(1, 2)
 
-    def target_losses(self, states: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    def decoder_states(self, kind: str, memory: Tensor, lengths: Tensor | None, target_ids: Tensor) -> Steps[Tensor]:
+        """Slices [B,s,D] and whole targets [B,T] → whole states [B,T,D]."""
+        rows = len(target_ids)
+        exchange = self.link.start(self._shared_rows(memory).flatten(0, 1))
+        yield
+        memory_NbsD = exchange.finish().unflatten(0, (self.link.size, -1))
+        memory_bSD = memory_NbsD.movedim(0, 1).flatten(1, 2)
+        own_lengths_b = None if lengths is None else self._shared_rows(lengths)[self.link.rank].clamp(min=1)
+        own_target_bT = self._shared_rows(target_ids)[self.link.rank]
+        states = self.link.start_gather(self.whole_decoder_states(kind, memory_bSD, own_lengths_b, own_target_bT))
+        yield
+        return states.finish().flatten(0, 1)[:rows]
+
+    def _shared_rows(self, tensor: Tensor) -> Tensor:
+        """[B,…] → [N,B/N,…], with rows of zeros behind the last where ranks cannot share them evenly."""
+        missing = -len(tensor) % self.link.size
+        padded = functional.pad(tensor, (*[0, 0] * (tensor.ndim - 1), 0, missing))
+        return padded.unflatten(0, (self.link.size, -1))
+
+    def target_losses(self, states: Tensor, labels: Tensor, smoothing: float = 0.0) -> Steps[Tensor]:
         """Cross-entropy of whole states [B,T,D], [B,T]: each rank computes the logits of its share of the targets."""
         count = labels.numel()
         share = -(-count // self.link.size)
@@ -50,18 +81,20 @@ class SplitHeads:
         missing = share - len(range(count)[own])
         states_ND = functional.pad(states.flatten(0, 1)[own], (0, 0, 0, missing))
         labels_N = functional.pad(labels.flatten()[own], (0, missing), value=IGNORE)
-        own_N = self.whole_target_losses(states_ND[None], labels_N[None], smoothing)[0]
-        return self.link.gather(own_N).flatten()[:count].view(labels.shape)
+        losses = self.link.start_gather(self.whole_target_losses(states_ND[None], labels_N[None], smoothing)[0])
+        yield
+        return losses.finish().flatten()[:count].view(labels.shape)
 
-    def masked_token_losses(self, memory: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+    def masked_token_losses(self, memory: Tensor, positions: Tensor, labels: Tensor) -> Steps[Tensor]:
         """Cross-entropy at positions of the whole rows, [B,M]: each rank computes the logits of those in its slice."""
         local_BM = positions.long() - self.link.rank * memory.shape[1]
         own_BM = (labels != IGNORE) & (local_BM >= 0) & (local_BM < memory.shape[1])
         row_N, place_N = own_BM.nonzero(as_tuple=True)
         states_ND = self.model.lm_head(memory[row_N, local_BM[row_N, place_N]])
         own_N = self.whole_target_losses(states_ND[None], labels[row_N, place_N][None])[0]
-        losses_BM = own_N.new_zeros(labels.shape).index_put((row_N, place_N), own_N)
-        return self.link.gather(losses_BM).sum(0)
+        losses = self.link.start_gather(own_N.new_zeros(labels.shape).index_put((row_N, place_N), own_N))
+        yield
+        return losses.finish().sum(0)
 
     def log_target(
         self,
@@ -71,7 +104,7 @@ class SplitHeads:
         lengths_B: Tensor | None,
         source_Bs: Tensor,
         target_BT: Tensor,
-    ) -> Tensor:
+    ) -> Steps[Tensor]:
         """`PointerDecoder.log_target` of slices of copy keys and sources; targets are whole, [B,T] as the result.
 
         A rank has the scores of its slice alone. Two sums of their exponentials are enough of them: over the slice,
@@ -82,17 +115,21 @@ class SplitHeads:
         scores_BTs = (query_BTD @ copy_keys_BsD.transpose(1, 2)).float() * query_BTD.shape[-1] ** -0.5
         inside_B1s = inside(self.link, copy_keys_BsD, lengths_B)[:, None]
         same_BTs = (source_Bs[:, None] == target_BT[..., None]) & inside_B1s
-        sums = [torch.logsumexp(scores_BTs.masked_fill(~chosen, NOTHING), dim=-1) for chosen in (inside_B1s, same_BTs)]
-        all_BT, copied_BT = torch.logsumexp(self.link.gather(torch.stack(sums)), dim=0)
+        own = [torch.logsumexp(scores_BTs.masked_fill(~chosen, NOTHING), dim=-1) for chosen in (inside_B1s, same_BTs)]
+        sums = self.link.start_gather(torch.stack(own))
+        yield
+        all_BT, copied_BT = torch.logsumexp(sums.finish(), dim=0)
         gate_BT = pointer.gate(states_BTD)[..., 0].float()
         copied_BT = torch.sigmoid(-gate_BT) * torch.exp(copied_BT - all_BT)
         return torch.log(torch.sigmoid(gate_BT) * log_generated_BT.float().exp() + copied_BT + FLOOR)
 
     def log_mixture(
         self, states_BTD: Tensor, logits_BTV: Tensor, copy_keys_BsD: Tensor, lengths_B: Tensor | None, source_Bs: Tensor
-    ) -> Tensor:
+    ) -> Steps[Tensor]:
         """`PointerDecoder.log_mixture` of slices, [B,T,V]: for scoring, so copy keys and sources are gathered."""
-        keys_BSD, source_BS = (self.link.gather(own).movedim(0, 1).flatten(1, 2) for own in (copy_keys_BsD, source_Bs))
+        gathers = [self.link.start_gather(own) for own in (copy_keys_BsD, source_Bs)]
+        yield
+        keys_BSD, source_BS = (gather.finish().movedim(0, 1).flatten(1, 2) for gather in gathers)
         return self.whole_log_mixture(states_BTD, logits_BTV, keys_BSD, lengths_B, source_BS)
 
 

@@ -5,10 +5,7 @@ exchange turns slices of all heads into whole rows of some heads, and another tu
 
     [B, H, S/N, E] ── exchange ──▶ [B, H/N, S, E] ── attention ── exchange ──▶ [B, H, S/N, E]
 
-A decoder reads a source's keys and values in the same way: each rank projects its slice of the memory, and gets those
-of its heads from the others. They depend on nothing else, so they are sent a layer ahead of their use.
-
-Sizes in the names of shapes: s, t slices of S, T; h a rank's share of the heads; N ranks; P tensors of one exchange.
+Sizes in the names of shapes: s is a slice of S, h a rank's share of the heads, N the ranks, 3 query, key and value.
 """
 
 from __future__ import annotations
@@ -17,50 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.attention import CrossAttention, SelfAttention, merge_heads, split_heads
-from training.parallel.link import Exchange, Link, Steps
+from model.attention import SelfAttention, merge_heads
+from training.parallel.link import Link, Steps
 
 
-def self_attention(
-    link: Link, attention: SelfAttention, hidden_BsD: Tensor, mask: Tensor | None, *, causal: bool = False
-) -> Steps[Tensor]:
+def self_attention(link: Link, attention: SelfAttention, hidden_BsD: Tensor, mask: Tensor | None) -> Steps[Tensor]:
     """[B,s,D] → [B,s,D]; the mask is that of whole rows, [B,1,1,S]."""
-    projected = _to_whole_rows(link, torch.stack(attention.projected(hidden_BsD)))
+    projected_3BHsE = torch.stack(attention.projected(hidden_BsD))
+    to_rows = link.start(projected_3BHsE.unflatten(2, (link.size, -1)).movedim(2, 0))
     yield
-    query, key, value = _whole_rows(projected)
-    mixed_BhSE = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    return (yield from _back_to_slices(link, attention, mixed_BhSE))
-
-
-def start_keys_values(link: Link, attention: CrossAttention, memory_BsD: Tensor) -> Exchange:
-    """Send the memory's keys and values on their way to their heads' ranks."""
-    return _to_whole_rows(link, torch.stack(attention.keys_values(memory_BsD)))
-
-
-def cross_attention(
-    link: Link, attention: CrossAttention, hidden_BtD: Tensor, keys_values: Exchange, mask: Tensor | None
-) -> Steps[Tensor]:
-    """[B,t,D] reading whole sources → [B,t,D]; the mask as in `self_attention`."""
-    queries = _to_whole_rows(link, split_heads(attention.q(hidden_BtD), attention.heads)[None])
+    received_N3BhsE = to_rows.finish()
+    query, key, value = received_N3BhsE.movedim(0, 3).flatten(3, 4)
+    mixed_BhSE = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    to_slices = link.start(mixed_BhSE.unflatten(2, (link.size, -1)).movedim(2, 0))
     yield
-    (query_BhTE,) = _whole_rows(queries)
-    key_BhSE, value_BhSE = _whole_rows(keys_values)
-    mixed_BhTE = functional.scaled_dot_product_attention(query_BhTE, key_BhSE, value_BhSE, attn_mask=mask)
-    return (yield from _back_to_slices(link, attention, mixed_BhTE))
-
-
-def _back_to_slices(link: Link, attention: SelfAttention | CrossAttention, mixed_BhSE: Tensor) -> Steps[Tensor]:
-    sent_NBhsE = mixed_BhSE.unflatten(2, (link.size, -1)).movedim(2, 0)
-    exchange = link.start(sent_NBhsE)
-    yield
-    mixed_BHsE = exchange.finish().movedim(0, 1).flatten(1, 2)
-    return attention.out(merge_heads(mixed_BHsE))
-
-
-def _to_whole_rows(link: Link, projected_PBHsE: Tensor) -> Exchange:
-    return link.start(projected_PBHsE.unflatten(2, (link.size, -1)).movedim(2, 0))
-
-
-def _whole_rows(exchange: Exchange) -> Tensor:
-    """[N,P,B,h,s,E] → [P,B,h,S,E]."""
-    return exchange.finish().movedim(0, 3).flatten(3, 4)
+    received_NBhsE = to_slices.finish()
+    return attention.out(merge_heads(received_NBhsE.movedim(0, 1).flatten(1, 2)))

@@ -21,7 +21,7 @@ from training.data.batches import Batch
 from training.objectives import compute_losses
 from training.parallel.halo import Halo
 from training.parallel.link import Link, Work
-from training.parallel.sequence import apply_sequence_parallel
+from training.parallel.sequence import SequenceParallel, apply_sequence_parallel
 
 Task = Callable[..., Any]
 
@@ -95,12 +95,12 @@ def own_columns(whole: Tensor, group: dist.ProcessGroup | None = None) -> Tensor
     return whole.chunk(dist.get_world_size(group), dim=1)[dist.get_rank(group)]
 
 
-def trained(model: HybridModel, batches: list[Batch], *, split: bool) -> list[list[float]]:
-    """Every objective's loss, and their sum, in one AdamW step a batch."""
+def trained(model: HybridModel, batches: list[Batch], split: SequenceParallel | None = None) -> list[list[float]]:
+    """Every objective's loss, and their sum, in one AdamW step a batch; of this rank's slices where they are split."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     history = []
     for batch in batches:
-        losses = compute_losses(model, own_slice(batch) if split else batch)
+        losses = split.losses(own_slice(batch)) if split else compute_losses(model, batch)
         total = losses.weighted(ObjectivesSection())
         optimizer.zero_grad()
         total.backward()
@@ -155,15 +155,15 @@ class _WatchedWork:
 def train_split(batches: list[Batch]) -> list[list[float]]:
     """A step a batch, over this process' group."""
     model = plain_model()
-    apply_sequence_parallel(model, None)
-    return trained(model, batches, split=True)
+    return trained(model, batches, apply_sequence_parallel(model, None))
 
 
 def split_gradients(batch: Batch, parts: int, overrides: dict[str, Any]) -> dict[str, Tensor]:
-    """Averaged over this process' group."""
+    """Averaged over this process' group; of one part, the losses are those of training on one device."""
     model = spread_model(**overrides)
-    apply_sequence_parallel(model, None, parts=parts)
-    gradients_of(model, own_slice(batch))
+    split, own = apply_sequence_parallel(model, None, parts=parts), own_slice(batch)
+    losses = compute_losses(model, own) if parts == 1 else split.losses(own)
+    losses.weighted(ObjectivesSection()).backward()
     average_gradients(model)
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
@@ -198,11 +198,7 @@ def layer_by_layer(model: HybridModel, source: Tensor, lengths: Tensor, mask: Te
     hidden = model.encoder.positions(model.embedding(source), lengths, begin=begin, whole=mask.shape[-1])
     for layer in model.encoder.layers:
         hidden = layer(hidden, mask)
-    memory = model.hybrid(model.encoder.norm(hidden), lengths, mask)
-    states = memory[:, :8]
-    for layer in model.generative.layers:
-        states = layer(states, memory, mask)
-    return torch.cat([memory, states], dim=1)
+    return model.hybrid(model.encoder.norm(hidden), lengths, mask)
 
 
 def split_layer_by_layer(source: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
@@ -215,8 +211,8 @@ def split_layer_by_layer(source: Tensor, lengths: Tensor, mask: Tensor) -> Tenso
 def watched(batch: Batch, parts: int) -> tuple[list[int], int]:
     """Elements of each exchange of one step, and how many exchanges were on their way at most."""
     model, link = spread_model(), WatchedLink(blocking=parts == 1)
-    apply_sequence_parallel(model, None, parts=parts, link=link)
-    gradients_of(model, own_slice(batch))
+    split = apply_sequence_parallel(model, None, parts=parts, link=link)
+    split.losses(own_slice(batch)).weighted(ObjectivesSection()).backward()
     assert link.flying == 0
     return link.sent, link.most
 

@@ -19,8 +19,8 @@ WIDTH = 128
 LENGTHS = [128, 5, 65, 64, 30, 127, 70, 12, 100]
 """Of two slices of 64: full rows, rows wholly in the first slice, rows that end at a border or beside it."""
 LARGEST_LOSS_DIFFERENCE = 1e-5
-STRETCHED: dict[str, Any] = {"max_positions": 48, "max_target_positions": 21}
-"""Rows longer than the source's table; targets that fill theirs, and exceed it once padded for the ranks."""
+STRETCHED: dict[str, Any] = {"max_positions": 48}
+"""Rows longer than the source's table."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def check_gradients(found: dict[str, Tensor], batch: Batch, overrides: dict[str,
 def test_two_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
     batches = recipe_batches(recipe, 10)
     found = ranks.on_ranks(2, ranks.train_split, batches)
-    expected = ranks.trained(ranks.plain_model(), batches, split=False)
+    expected = ranks.trained(ranks.plain_model(), batches)
     assert largest_difference(found, expected) <= LARGEST_LOSS_DIFFERENCE
     assert expected[0][-1] - expected[-1][-1] > 0.3, "a network that does not learn proves nothing"
 
@@ -85,7 +85,7 @@ def test_two_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
 def test_four_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
     batches = recipe_batches(recipe, 10)
     found = ranks.on_ranks(4, ranks.train_split, batches)
-    expected = ranks.trained(ranks.plain_model(), batches, split=False)
+    expected = ranks.trained(ranks.plain_model(), batches)
     assert largest_difference(found, expected) <= LARGEST_LOSS_DIFFERENCE
 
 
@@ -120,20 +120,13 @@ def test_every_method_of_slices_has_parity_with_whole_rows(
 def test_layers_called_one_by_one_have_parity_too(
     two_ranks: list[list[Any]], whole_rows: tuple[Tensor, Tensor]
 ) -> None:
-    """The first 8 states of each slice are decoded: target positions 0–7 and 64–71, of which the latter read all."""
     lengths = torch.tensor([128, 20, 90])
     mask = key_mask(lengths, WIDTH)
     assert mask is not None
-    model = ranks.spread_model()
-    whole = ranks.layer_by_layer(model, whole_rows[0], lengths, mask)[:, :WIDTH]
-    states = torch.cat([whole[:, :8], whole[:, 64:72]], dim=1)
-    for layer in model.generative.layers:
-        states = layer(states, whole, mask)
-    found = torch.cat([slice_[:, :64] for slice_ in two_ranks[4]], dim=1)
+    expected = ranks.layer_by_layer(ranks.spread_model(), whole_rows[0], lengths, mask)
+    found = torch.cat(two_ranks[4], dim=1)
     for row, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(found[row, :length], whole[row, :length], atol=2e-5, rtol=1e-4)
-    decoded = torch.cat([slice_[:, 64:] for slice_ in two_ranks[4]], dim=1)
-    torch.testing.assert_close(decoded[0], states[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(found[row, :length], expected[row, :length], atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -203,12 +196,3 @@ def test_slices_of_broken_blocks_no_parts_and_unknown_lengths_are_refused() -> N
         model(slice_)
     with pytest.raises(ValueError, match="load its weights into another to decode"):
         model.greedy("generative", slice_)
-    with pytest.raises(ValueError, match="a target of 513 tokens exceeds max_target_positions = 512"):
-        model.decoder_states("pointer", torch.zeros(1, 16, 64), None, torch.zeros(1, 513, dtype=torch.int64))
-
-
-def test_a_group_of_one_leaves_the_model_as_it_is() -> None:
-    model = ranks.plain_model()
-    before = dict(vars(model))
-    apply_sequence_parallel(model, None, link=LoneLink(1))
-    assert vars(model) == before
