@@ -105,13 +105,24 @@ class SplitHeads:
         source_Bs: Tensor,
         target_BT: Tensor,
     ) -> Steps[Tensor]:
-        """`PointerDecoder.log_target` of slices of copy keys and sources; targets are whole, [B,T] as the result.
+        """`PointerDecoder.log_target` of slices of copy keys and sources; targets are whole, [B,T] as the result."""
+        log_copied_BT = yield from self.log_copied(states_BTD, copy_keys_BsD, lengths_B, source_Bs, target_BT)
+        return self.mixed(states_BTD, log_generated_BT, log_copied_BT)
+
+    def log_copied(
+        self,
+        states_BTD: Tensor,
+        copy_keys_BsD: Tensor,
+        lengths_B: Tensor | None,
+        source_Bs: Tensor,
+        target_BT: Tensor,
+    ) -> Steps[Tensor]:
+        """log of the copy distribution's share of given tokens, [B,T].
 
         A rank has the scores of its slice alone. Two sums of their exponentials are enough of them: over the slice,
         and over those of its tokens that are the target.
         """
-        pointer = self.model.pointer
-        query_BTD = pointer.copy_query(states_BTD)
+        query_BTD = self.model.pointer.copy_query(states_BTD)
         scores_BTs = (query_BTD @ copy_keys_BsD.transpose(1, 2)).float() * query_BTD.shape[-1] ** -0.5
         inside_B1s = inside(self.link, copy_keys_BsD, lengths_B)[:, None]
         same_BTs = (source_Bs[:, None] == target_BT[..., None]) & inside_B1s
@@ -119,8 +130,12 @@ class SplitHeads:
         sums = self.link.start_gather(torch.stack(own))
         yield
         all_BT, copied_BT = torch.logsumexp(sums.finish(), dim=0)
-        gate_BT = pointer.gate(states_BTD)[..., 0].float()
-        copied_BT = torch.sigmoid(-gate_BT) * torch.exp(copied_BT - all_BT)
+        return copied_BT - all_BT
+
+    def mixed(self, states_BTD: Tensor, log_generated_BT: Tensor, log_copied_BT: Tensor) -> Tensor:
+        """log of the pointer's mixture, [B,T]."""
+        gate_BT = self.model.pointer.gate(states_BTD)[..., 0].float()
+        copied_BT = torch.sigmoid(-gate_BT) * log_copied_BT.exp()
         return torch.log(torch.sigmoid(gate_BT) * log_generated_BT.float().exp() + copied_BT + FLOOR)
 
     def log_mixture(

@@ -17,10 +17,10 @@ from training.parallel.sequence_heads import SplitHeads
 
 def split_losses(heads: SplitHeads, memory_BsD: Tensor, batch: Batch) -> Losses:
     """Losses of a slice of the memory, and of a batch whose source is this rank's slice."""
-    # What begins with a transfer comes first; the masked tokens' logits, which need none before them, hide those.
+    # What begins with a transfer comes first: the masked tokens' logits, which need none before them, hide those.
     tasks = {
-        "continuation": _continuation(heads, memory_BsD, batch),
         "summary": _summary(heads, memory_BsD, batch),
+        "continuation": _continuation(heads, memory_BsD, batch),
         "qa": _qa(heads, memory_BsD, batch),
         "router": _router(heads, memory_BsD, batch),
         "masked": _masked(heads, memory_BsD, batch),
@@ -47,12 +47,10 @@ def _summary(heads: SplitHeads, memory_BsD: Tensor, batch: Batch) -> Steps[Tenso
     rows = slice(first, first + len(labels_UT))
     own_UsD, lengths_U = memory_BsD[rows], batch.lengths_B[rows]
     states_UTD = yield from heads.decoder_states("pointer", own_UsD, lengths_U, shift_right(heads.model, labels_UT))
-    losses_UT = yield from heads.target_losses(states_UTD, labels_UT)
     copy_keys_UsD = heads.model.pointer.copy_key(own_UsD)
-    log_target_UT = yield from heads.log_target(
-        states_UTD, -losses_UT, copy_keys_UsD, lengths_U, batch.source_BS[rows], labels_UT
-    )
-    return mean_of_targets(-log_target_UT, labels_UT)
+    copied = heads.log_copied(states_UTD, copy_keys_UsD, lengths_U, batch.source_BS[rows], labels_UT)
+    losses_UT, log_copied_UT = yield from together([heads.target_losses(states_UTD, labels_UT), copied])
+    return mean_of_targets(-heads.mixed(states_UTD, -losses_UT, log_copied_UT), labels_UT)
 
 
 def _qa(heads: SplitHeads, memory_BsD: Tensor, batch: Batch) -> Steps[Tensor]:
