@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+import model.losses
 from model.attention import key_mask
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
@@ -128,13 +129,21 @@ class HybridModel(PreTrainedModel):
 
     def encode(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Token ids [B,S] → memory [B,S,D], which every head reads."""
-        mask = key_mask(lengths, input_ids.shape[1])
+        mask = self.source_mask(lengths, input_ids.shape[1])
         hidden_BSD = self.encoder(self.embedding(input_ids), lengths, mask)
         return self.hybrid(hidden_BSD, lengths, mask)
+
+    def source_mask(self, lengths: Tensor | None, size: int) -> Tensor | None:
+        """What may be read of rows of `size` tokens, as `key_mask` makes it."""
+        return key_mask(lengths, size)
 
     def logits(self, states: Tensor) -> Tensor:
         """The tied output layer: states […,D] → […,V]."""
         return functional.linear(states, self.embedding.weight)
+
+    def token_losses(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy [N] of the output layer's logits of states [N,D] with labels [N]."""
+        return model.losses.token_losses(states_ND, self.embedding.weight, labels_N, smoothing)
 
     def task_logits(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[B,S,D] → [B,3] in the order generation, qa, summary."""

@@ -18,8 +18,14 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Open for the length of a run; `record` appends one line and moves the bar."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool, steps_done: int = 0) -> None:
-        """Lines of steps after `steps_done`, which a resumed run takes again, are dropped."""
+    def __init__(self, folder: Path, *, tensorboard: bool, steps_done: int = 0, silent: bool = False) -> None:
+        """Lines of steps after `steps_done`, which a resumed run takes again, are dropped.
+
+        A silent log, of a process that leaves telling to another, does nothing.
+        """
+        self._silent = silent
+        if silent:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         _keep_lines(folder / METRICS, steps_done)
         self._file = (folder / METRICS).open("a", encoding="utf-8")
@@ -35,12 +41,15 @@ class RunLog:
         self._tokens, self._since_s = 0, time.perf_counter()
 
     def __enter__(self) -> RunLog:
-        self._bar.start()
+        if not self._silent:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._silent:
+            return
         self._bar.stop()
         self._file.close()
         if self._writer is not None:
@@ -48,7 +57,8 @@ class RunLog:
 
     def count(self, tokens: int) -> None:
         """Tokens that went through the network since the last record."""
-        self._tokens += tokens
+        if not self._silent:
+            self._tokens += tokens
 
     def record(self, step: int, done: float, values: Mapping[str, float]) -> None:
         """Write a line: the given values, throughput, and the device's peak memory.
@@ -58,6 +68,8 @@ class RunLog:
             done: part of the run that is behind, 0 to 1.
             values: what was measured at this step.
         """
+        if self._silent:
+            return
         now_s = time.perf_counter()
         line = {
             "step": step,

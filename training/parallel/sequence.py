@@ -31,6 +31,7 @@ from model.encoder import EncoderLayer
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
 from training.data.batches import Batch
+from training.data.parts import Targets
 from training.objectives import Losses
 from training.parallel.halo import Halo
 from training.parallel.link import Link, Steps, run, together
@@ -74,17 +75,35 @@ class SequenceParallel:
     def __init__(self, model: HybridModel, link: Link, parts: int) -> None:
         self.model, self.link, self.parts = model, link, parts
         self.heads = heads = SplitHeads(model, link)
-        _replace(model, encode=self.encode, forward=self.forward, greedy=_refuse_greedy)
+        self.calls_layers = False
+        """Whether `encode` calls the layers, which wait, for what else was put around their forward passes."""
+        _replace(model, encode=self.encode, forward=self.forward, greedy=_refuse_greedy, source_mask=self.source_mask)
         for name in ("task_logits", "emissions", "decoder_states", "target_losses", "masked_token_losses"):
             _replace(model, **{name: _waiting(getattr(heads, name))})
         _replace(model.pointer, log_target=_waiting(heads.log_target), log_mixture=_waiting(heads.log_mixture))
+        _replace(model.encoder, begin=self.begin)
         for layer in model.encoder.layers:
             _replace(layer, forward=_waiting(self.encoder_layer, layer))
         _replace(model.hybrid, forward=_waiting(self.hybrid_layer, model.hybrid))
+        for unit in getattr(model.hybrid, "units", []):  # which another stage of a pipeline may hold
+            _replace(unit, forward=_waiting(self.hybrid_unit, unit))
 
-    def losses(self, batch: Batch) -> Losses:
+    def losses(self, batch: Batch, targets: Targets | None = None) -> Losses:
         """`compute_losses` of a batch whose source is this rank's slice, the losses in turns."""
-        return split_losses(self.heads, self.encode(batch.source_BS, batch.lengths_B), batch)
+        return split_losses(self.heads, self.encode(batch.source_BS, batch.lengths_B), batch, targets)
+
+    def own_source(self, memory_BsD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a decoder reads for this rank's rows, for callers that walk its layers: memories and their mask."""
+        memory_bSD = run(self.heads.own_memories(memory_BsD))
+        return memory_bSD, key_mask(self.heads.own_rows(lengths_B).clamp(min=1), memory_bSD.shape[1])
+
+    def own_rows(self, whole: Tensor) -> Tensor:
+        """This rank's rows of a decoder's targets, [B,…] → [B/N,…]; rows of zeros where they do not suffice."""
+        return self.heads.own_rows(whole)
+
+    def all_rows(self, states_bTD: Tensor, rows: int) -> Tensor:
+        """Every rank's rows of a decoder's states, [B/N,T,D] → [B,T,D]."""
+        return run(self.heads.all_rows(states_bTD, rows))
 
     def forward(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Masked-token logits of the slice, [B,s] → [B,s,V]."""
@@ -103,19 +122,30 @@ class SequenceParallel:
                 f"a slice of {size} tokens is no multiple of recurrent_block = {block}: pad the rows to a multiple of "
                 f"{block * ranks} tokens, {block} for each of {ranks} ranks"
             )
-        mask = key_mask(lengths, size * ranks)
+        mask = self.source_mask(lengths, size)
         tasks = [
             self._encode(input_ids[rows], _rows(lengths, rows), _rows(mask, rows)) for rows in self._turns(input_ids)
         ]
         return torch.cat(run(together(tasks)))
 
+    def source_mask(self, lengths: Tensor | None, size: int) -> Tensor | None:
+        """The mask of the whole rows that slices of `size` tokens are of."""
+        return key_mask(lengths, size * self.link.size)
+
+    def begin(self, embedded_BsD: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """What the first encoder layer reads, [B,s,D]."""
+        encoder, size = self.model.encoder, embedded_BsD.shape[1]
+        place = {"begin": self.link.rank * size, "whole": self.link.size * size}
+        return encoder.dropout(encoder.positions(embedded_BsD, lengths_B, **place))
+
     def _encode(self, input_ids: Tensor, lengths_B: Tensor | None, mask: Tensor | None) -> Steps[Tensor]:
-        encoder, size = self.model.encoder, input_ids.shape[1]
-        embedded_BsD = self.model.embedding(input_ids)
-        begin, whole = self.link.rank * size, self.link.size * size
-        hidden_BsD = encoder.dropout(encoder.positions(embedded_BsD, lengths_B, begin=begin, whole=whole))
+        encoder = self.model.encoder
+        hidden_BsD = self.begin(self.model.embedding(input_ids), lengths_B)
         for layer in encoder.layers:
-            hidden_BsD = yield from self.encoder_layer(cast("EncoderLayer", layer), hidden_BsD, mask)
+            if self.calls_layers:
+                hidden_BsD = layer(hidden_BsD, mask)
+            else:
+                hidden_BsD = yield from self.encoder_layer(cast("EncoderLayer", layer), hidden_BsD, mask)
         return (yield from self.hybrid_layer(self.model.hybrid, encoder.norm(hidden_BsD), lengths_B, mask))
 
     def encoder_layer(self, layer: EncoderLayer, hidden_BsD: Tensor, mask: Tensor | None) -> Steps[Tensor]:
@@ -129,8 +159,11 @@ class SequenceParallel:
     ) -> Steps[Tensor]:
         """[B,s,D] → [B,s,D]."""
         shares_U = torch.softmax(layer.mix, dim=0)
-        units = [self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, mask) for unit in layer.units]
-        states = yield from together(units)
+        if self.calls_layers:
+            states = [unit(hidden_BsD, lengths_B, mask) for unit in layer.units]
+        else:
+            units = [self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, mask) for unit in layer.units]
+            states = yield from together(units)
         return torch.stack([state * shares_U[index] for index, state in enumerate(states)]).sum(0)
 
     def hybrid_unit(

@@ -56,19 +56,30 @@ class SplitHeads:
 
     def decoder_states(self, kind: str, memory: Tensor, lengths: Tensor | None, target_ids: Tensor) -> Steps[Tensor]:
         """Slices [B,s,D] and whole targets [B,T] → whole states [B,T,D]."""
-        rows = len(target_ids)
-        exchange = self.link.start(self._shared_rows(memory).flatten(0, 1))
+        memory_bSD = yield from self.own_memories(memory)
+        own_lengths_b = None if lengths is None else self.own_rows(lengths).clamp(min=1)
+        states_bTD = self.whole_decoder_states(kind, memory_bSD, own_lengths_b, self.own_rows(target_ids))
+        return (yield from self.all_rows(states_bTD, len(target_ids)))
+
+    def own_memories(self, memory_BsD: Tensor) -> Steps[Tensor]:
+        """Slices of all rows → whole memories of this rank's rows, [b,S,D]."""
+        exchange = self.link.start(self._shared(memory_BsD).flatten(0, 1))
         yield
         memory_NbsD = exchange.finish().unflatten(0, (self.link.size, -1))
-        memory_bSD = memory_NbsD.movedim(0, 1).flatten(1, 2)
-        own_lengths_b = None if lengths is None else self._shared_rows(lengths)[self.link.rank].clamp(min=1)
-        own_target_bT = self._shared_rows(target_ids)[self.link.rank]
-        states = self.link.start_gather(self.whole_decoder_states(kind, memory_bSD, own_lengths_b, own_target_bT))
-        yield
-        return states.finish().flatten(0, 1)[:rows]
+        return memory_NbsD.movedim(0, 1).flatten(1, 2)
 
-    def _shared_rows(self, tensor: Tensor) -> Tensor:
-        """[B,…] → [N,B/N,…], with rows of zeros behind the last where ranks cannot share them evenly."""
+    def own_rows(self, whole: Tensor) -> Tensor:
+        """This rank's rows of what every rank has, [B,…] → [b,…]."""
+        return self._shared(whole)[self.link.rank]
+
+    def all_rows(self, own_bTD: Tensor, rows: int) -> Steps[Tensor]:
+        """Every rank's rows, [b,T,D] → [B,T,D]."""
+        exchange = self.link.start_gather(own_bTD)
+        yield
+        return exchange.finish().flatten(0, 1)[:rows]
+
+    def _shared(self, tensor: Tensor) -> Tensor:
+        """[B,…] → [N,b,…], with rows of zeros behind the last where ranks cannot share them evenly."""
         missing = -len(tensor) % self.link.size
         padded = functional.pad(tensor, (*[0, 0] * (tensor.ndim - 1), 0, missing))
         return padded.unflatten(0, (self.link.size, -1))
