@@ -36,9 +36,7 @@ def masked_token_loss(
         labels_BM: what stood there.
         targets: what to divide by, in place of the number of labels.
     """
-    index_BMD = positions_BM.long()[..., None].expand(-1, -1, memory_BSD.shape[-1])
-    states_BMD = model.lm_head(memory_BSD.gather(1, index_BMD))
-    return _mean(cross_entropy(model, states_BMD, labels_BM), labels_BM, targets)
+    return mean_of_targets(model.masked_token_losses(memory_BSD, positions_BM, labels_BM), labels_BM, targets)
 
 
 def continuation_loss(
@@ -62,7 +60,7 @@ def states_loss(
     model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, *, smoothing: float = 0.0, targets: int | None = None
 ) -> Tensor:
     """`continuation_loss` from the generative decoder's states on."""
-    return _mean(cross_entropy(model, states_BTD, labels_BT, smoothing), labels_BT, targets)
+    return mean_of_targets(model.target_losses(states_BTD, labels_BT, smoothing), labels_BT, targets)
 
 
 def summary_loss(
@@ -97,12 +95,12 @@ def mixture_loss(
     targets: int | None = None,
 ) -> Tensor:
     """`summary_loss` from the pointer decoder's states on."""
-    log_generated_BT = -cross_entropy(model, states_BTD, labels_BT)
+    log_generated_BT = -model.target_losses(states_BTD, labels_BT)
     copy_keys_BSD = model.pointer.copy_key(memory_BSD)
     losses_BT = -model.pointer.log_target(states_BTD, log_generated_BT, copy_keys_BSD, lengths_B, source_BS, labels_BT)
     if smoothing:
-        losses_BT = (1 - smoothing) * losses_BT + smoothing * cross_entropy(model, states_BTD, labels_BT, 1.0)
-    return _mean(losses_BT, labels_BT, targets)
+        losses_BT = (1 - smoothing) * losses_BT + smoothing * model.target_losses(states_BTD, labels_BT, 1.0)
+    return mean_of_targets(losses_BT, labels_BT, targets)
 
 
 def span_loss(
@@ -126,7 +124,7 @@ def router_loss(
     """Cross-entropy of the tasks 0, 1, 2; IGNORE where a row does not teach the router."""
     logits_B3 = model.task_logits(memory_BSD, lengths_B).float()
     losses_B = functional.cross_entropy(logits_B3, tasks_B.long(), reduction="none", ignore_index=IGNORE)
-    return _mean(losses_B, tasks_B, targets)
+    return mean_of_targets(losses_B, tasks_B, targets)
 
 
 def shift_right(model: HybridModel, labels_BT: Tensor) -> Tensor:
@@ -156,7 +154,7 @@ def token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoo
     )
 
 
-def _mean(losses: Tensor, labels: Tensor, targets: int | None) -> Tensor:
+def mean_of_targets(losses: Tensor, labels: Tensor, targets: int | None = None) -> Tensor:
     """Sum over the labels that count, by `targets` or their number; 0, with a gradient of 0, where none does."""
     counted = labels != IGNORE
     return torch.where(counted, losses, 0).sum() / (targets or counted.sum().clamp(min=1))

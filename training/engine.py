@@ -26,6 +26,7 @@ from training.objectives import Losses
 from training.optimizer import Optimizers, gradient_norms
 from training.parallel.mesh import Mesh, add_up
 from training.parallel.pipeline import one_forward_one_backward
+from training.parallel.sequence import apply_sequence_parallel
 from training.parallel.stage import Stage, costs_of, split_evenly, units_of
 from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of, divided_parameters
 
@@ -238,6 +239,9 @@ def make_engine(recipe: Recipe, mesh: Mesh) -> Engine:
     ranges = split_evenly(costs_of(recipe, config), mesh.layout.pipeline)
     stage = Stage(HybridModel(config), [units[index] for index in ranges[mesh.pipeline.rank]])
     apply_tensor_parallel(stage.network, mesh.tensor)
+    if mesh.sequence.size > 1:
+        stage.sequence = apply_sequence_parallel(stage.network, mesh.sequence.group)
+        stage.sequence.calls_layers = recipe.memory.activation_checkpointing
     stage.to(mesh.device).train()
     if recipe.memory.activation_checkpointing:
         checkpoint_layers(stage.network)

@@ -25,7 +25,7 @@ from training.checkpoint import Progress, load_checkpoint, load_whole, save_chec
 from training.config import Recipe
 from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
-from training.data.parts import Part, StepBatch, split
+from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine
 from training.parallel.layout import lay_out
@@ -136,12 +136,19 @@ def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBa
         pin_memory=mesh.device.type == "cuda",
         generator=torch.Generator(),  # a loader draws a seed: from the global one, a resumed run's dropout would differ
     )
+    config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
     # Muon leaves alone what has no gradient; AdamW's steps are the same in all layouts.
     all_heads = recipe.optimizer.kind == "adamw"
     for step, batch in enumerate(loader, first_step):
         parts = split(batch, mesh.data.rank, mesh.data.size, recipe.batch.micro_batches, all_heads=all_heads)
+        if mesh.sequence.size > 1:
+            parts = [Part(_own_slice(part.batch, mesh, config), part.targets) for part in parts]
         moved = [Part(part.batch.to(mesh.device), part.targets) for part in parts]
         yield StepBatch(step, moved, batch.tokens)
+
+
+def _own_slice(batch: Batch, mesh: Mesh, config: HybridConfig) -> Batch:
+    return slice_of_source(batch, mesh.sequence.rank, mesh.sequence.size, config.recurrent_block)
 
 
 def compile_layers(network: HybridModel) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from model.losses import IGNORE
 from model.tokenizer import PAD, QA, SUMMARY
@@ -65,6 +66,13 @@ def split(batch: Batch, data_rank: int, data_size: int, micro_batches: int, *, a
     first = data_rank * micro_batches
     parts = [_part(batch, index, count) for index in range(first, first + micro_batches)]
     return [Part(_with_idle_rows(part) if all_heads else part, targets) for part in parts]
+
+
+def slice_of_source(batch: Batch, rank: int, size: int, block: int) -> Batch:
+    """The batch with slice `rank` of `size` of its source, padded so that slices are equal and hold whole blocks."""
+    missing = -batch.source_BS.shape[1] % (size * block)
+    padded_BS = functional.pad(batch.source_BS, (0, missing), value=PAD)
+    return batch._replace(source_BS=padded_BS.chunk(size, dim=1)[rank].contiguous())
 
 
 def _part(batch: Batch, index: int, count: int) -> Batch:

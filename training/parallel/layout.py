@@ -47,6 +47,7 @@ def lay_out(recipe: Recipe, config: HybridConfig, world_size: int) -> Layout:
     )
     _check_tensor(config, layout.tensor)
     _check_pipeline(config, layout.pipeline)
+    _check_sequence(config, layout.tensor, layout.sequence)
     _check_rows(recipe, layout.data)
     return layout
 
@@ -85,6 +86,22 @@ def _check_pipeline(config: HybridConfig, pipeline: int) -> None:
         raise ValueError(
             f"parallel.pipeline = {pipeline} has more stages than preset {config.preset!r} has layers to fill them: "
             f"choose at most {most}"
+        )
+
+
+def _check_sequence(config: HybridConfig, tensor: int, sequence: int) -> None:
+    if sequence == 1:
+        return
+    heads = config.num_heads // tensor
+    if heads % sequence:
+        raise ValueError(
+            f"parallel.sequence = {sequence} does not divide the {heads} heads that preset {config.preset!r} has on "
+            f"each of {tensor} tensor-parallel processes: choose one of {', '.join(map(str, _divisors(heads)))}"
+        )
+    if config.recurrent_block is None:
+        raise ValueError(
+            f"parallel.sequence = {sequence} needs recurrences in blocks, but recurrent_block is None: choose a size, "
+            "or parallel.sequence = 1"
         )
 
 

@@ -20,7 +20,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from model.attention import key_mask
 from model.configuration import HybridConfig
 from model.generative import Decoder
 from model.losses import mixture_loss, shift_right, states_loss
@@ -29,6 +28,7 @@ from training.config import Recipe
 from training.data.batches import Batch
 from training.data.parts import Part
 from training.objectives import compute_losses, encoder_losses, rows_of
+from training.parallel.sequence import SequenceParallel
 
 RECURRENCE_WEIGHT = 4.0
 """A recurrence's multiplications against a matrix product's: small ones in a row (docs/decisions/0003 has times)."""
@@ -150,6 +150,9 @@ class Stage(nn.Module):
         units: this stage's, consecutive.
     """
 
+    sequence: SequenceParallel | None = None
+    """Where processes share every row: what it takes to read a slice of them."""
+
     def __init__(self, network: HybridModel, units: list[Unit]) -> None:
         super().__init__()
         self.units = units
@@ -159,45 +162,62 @@ class Stage(nn.Module):
 
     def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
         """Losses [5] of the objectives that stand on this stage, 0 for the others, then what the next stage needs."""
+        if self.is_whole and self.sequence:
+            losses = torch.stack(list(self.sequence.losses(part.batch, part.targets)))
+            return (losses / self.sequence.link.size,)
         if self.is_whole:
             return (torch.stack(list(compute_losses(self.network, part.batch, part.targets))),)
-        states = _States(self.network, part, self.units[0], received)
+        states = _States(self, part, received)
         for unit in self.units:
             states.run(unit)
-        return (torch.stack(states.losses), *states.travelling(self.units[-1]))
+        losses = torch.stack(states.losses)
+        if self.sequence:
+            # All processes that share a row have its whole losses, and what processes have is added up.
+            losses = losses / self.sequence.link.size
+        return (losses, *states.travelling(self.units[-1]))
 
     def received_shapes(self, batch: Batch) -> list[tuple[int, ...]]:
         """Shapes of what comes from the stage before."""
-        return _shapes_before(self.units[0], batch, self.network.config.d_model)
+        return self._shapes_before(self.units[0], batch)
 
     def sent_shapes(self, batch: Batch) -> list[tuple[int, ...]]:
         """Shapes of what goes to the next stage."""
         units = units_of(self.network.config)
         following = units.index(self.units[-1]) + 1
-        return _shapes_before(units[following], batch, self.network.config.d_model) if following < len(units) else []
+        return self._shapes_before(units[following], batch) if following < len(units) else []
 
+    def _shapes_before(self, unit: Unit, batch: Batch) -> list[tuple[int, ...]]:
+        """What travels where a unit begins a stage."""
+        width = self.network.config.d_model
+        source = (*batch.source_BS.shape, width)
+        written, summed = (self._decoded(labels) for labels in (batch.continuation_GT, batch.summary_UT))
+        return {
+            "source": [],
+            "encoder": [source],
+            "memory": [source],
+            "generative": [source, written] if unit.index else [source],
+            "written": [source, written],
+            "pointer": [source, summed] if unit.index else [source],
+            "summed": [source, summed],
+        }[unit.kind]
 
-def _shapes_before(unit: Unit, batch: Batch, width: int) -> list[tuple[int, ...]]:
-    """What travels where a unit begins a stage."""
-    source = (*batch.source_BS.shape, width)
-    written, summed = (*batch.continuation_GT.shape, width), (*batch.summary_UT.shape, width)
-    return {
-        "source": [],
-        "encoder": [source],
-        "memory": [source],
-        "generative": [source, written] if unit.index else [source],
-        "written": [source, written],
-        "pointer": [source, summed] if unit.index else [source],
-        "summed": [source, summed],
-    }[unit.kind]
+    def _decoded(self, labels_BT: Tensor) -> tuple[int, ...]:
+        """The shape of a decoder's states: of all rows, or of those of this process."""
+        rows, tokens = labels_BT.shape
+        if self.sequence:
+            rows = -(-rows // self.sequence.link.size)
+        return rows, tokens, self.network.config.d_model
 
 
 class _States:
     """Hidden states on their way through a stage's units."""
 
-    def __init__(self, network: HybridModel, part: Part, first: Unit, received: tuple[Tensor, ...]) -> None:
-        self.network, self.part, self.batch = network, part, part.batch
-        self.mask = key_mask(self.batch.lengths_B, self.batch.source_BS.shape[1])
+    def __init__(self, stage: Stage, part: Part, received: tuple[Tensor, ...]) -> None:
+        self.network, self.sequence, first = stage.network, stage.sequence, stage.units[0]
+        self.part, self.batch = part, part.batch
+        self.mask = self.network.source_mask(self.batch.lengths_B, self.batch.source_BS.shape[1])
+        self.sources: dict[str, tuple[Tensor, Tensor | None]] = {}
+        """What each decoder reads: memories of whole rows, and their mask."""
         self.losses: list[Tensor] = [torch.zeros((), device=self.batch.source_BS.device)] * 5
         self.hidden: Tensor | None = None
         self.memory_BSD: Tensor | None = None
@@ -234,13 +254,21 @@ class _States:
 
     def _decode(self, unit: Unit) -> None:
         """One layer of a decoder."""
-        assert self.memory_BSD is not None
         rows, labels = self._read_by(unit.kind)
         decoder: Decoder = self.network.decoder(unit.kind)
+        if unit.kind not in self.sources:
+            self.sources[unit.kind] = self._source(rows)
         if unit.index == 0:
-            self.hidden = decoder.begin(self.network.embedding(shift_right(self.network, labels)))
-        mask = self.mask[rows] if self.mask is not None else None
-        self.hidden = decoder.layers[unit.index](self.hidden, self.memory_BSD[rows], mask)
+            read = shift_right(self.network, labels)
+            self.hidden = decoder.begin(self.network.embedding(self.sequence.own_rows(read) if self.sequence else read))
+        self.hidden = decoder.layers[unit.index](self.hidden, *self.sources[unit.kind])
+
+    def _source(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Memories for a decoder, and their mask."""
+        assert self.memory_BSD is not None
+        if self.sequence:
+            return self.sequence.own_source(self.memory_BSD[rows], self.batch.lengths_B[rows])
+        return self.memory_BSD[rows], self.mask[rows] if self.mask is not None else None
 
     def _finish(self, unit: Unit) -> None:
         """A decoder's norm and loss."""
@@ -248,10 +276,10 @@ class _States:
         assert self.memory_BSD is not None
         network, batch, targets = self.network, self.batch, self.part.targets
         if unit.kind == "written":
-            states = network.generative.norm(self.hidden)
+            states = self._all_rows(network.generative.norm(self.hidden), len(batch.continuation_GT))
             self.losses[1] = states_loss(network, states, batch.continuation_GT, targets=targets.continuation)
         else:
-            states = network.pointer.norm(self.hidden)
+            states = self._all_rows(network.pointer.norm(self.hidden), len(batch.summary_UT))
             rows = rows_of(batch).summed
             self.losses[3] = mixture_loss(
                 network,
@@ -263,6 +291,9 @@ class _States:
                 targets=targets.summary,
             )
         self.hidden = None
+
+    def _all_rows(self, states: Tensor, rows: int) -> Tensor:
+        return self.sequence.all_rows(states, rows) if self.sequence else states
 
     def _read_by(self, kind: str) -> tuple[slice, Tensor]:
         rows = rows_of(self.batch)

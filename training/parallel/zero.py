@@ -218,7 +218,7 @@ def _initialize(stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype) ->
     )
     if recipe.parallel.zero == 3:
         for name, parameter in stage.network.named_parameters():
-            if name == "embedding.weight" or name.startswith("extractive.crf."):
+            if name in ("embedding.weight", "hybrid.mix") or name.startswith("extractive.crf."):
                 register_external_parameter(stage, parameter)
     return engine
 
