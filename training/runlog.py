@@ -18,12 +18,21 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Open for the length of a run; `record` appends one line and moves the bar."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool, steps_done: int = 0, silent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool,
+        steps_done: int = 0,
+        silent: bool = False,
+        peak_flops: float | None = None,
+    ) -> None:
         """Lines of steps after `steps_done`, which a resumed run takes again, are dropped.
 
-        A silent log, of a process that leaves telling to another, does nothing.
+        A silent log, of a process that leaves telling to another, does nothing. `peak_flops` of all GPUs together, per
+        second, makes an MFU; None, where it is not known, leaves that null.
         """
-        self._silent = silent
+        self._silent, self._peak_flops = silent, peak_flops
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +47,7 @@ class RunLog:
             TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)
         )
         self._task = self._bar.add_task("training", total=1.0)
-        self._tokens, self._since_s = 0, time.perf_counter()
+        self._forget(time.perf_counter())
 
     def __enter__(self) -> RunLog:
         if not self._silent:
@@ -55,13 +64,15 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
 
-    def count(self, tokens: int) -> None:
-        """Tokens that went through the network since the last record."""
+    def count(self, tokens: int, flops: float = 0.0) -> None:
+        """A step that is done: the tokens that went through the network, and its useful FLOPs, of all processes."""
         if not self._silent:
+            self._steps += 1
             self._tokens += tokens
+            self._flops += flops
 
     def record(self, step: int, done: float, values: Mapping[str, float]) -> None:
-        """Write a line: the given values, throughput, and the device's peak memory.
+        """Write a line: the given values, throughput and MFU since the last one, and the device's peak memory.
 
         Args:
             step: steps done.
@@ -71,20 +82,31 @@ class RunLog:
         if self._silent:
             return
         now_s = time.perf_counter()
-        line = {
+        passed_s = max(1e-9, now_s - self._since_s)
+        tokens_per_s = self._tokens / passed_s
+        line: dict[str, float | None] = {
             "step": step,
             **values,
-            "tokens_per_s": self._tokens / max(1e-9, now_s - self._since_s),
+            "step_s": passed_s / max(1, self._steps),
+            "tokens_per_s": tokens_per_s,
+            "mfu": None if self._peak_flops is None else self._flops / passed_s / self._peak_flops,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         }
-        self._tokens, self._since_s = 0, now_s
+        self._forget(now_s)
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in line.items():
-                self._writer.add_scalar(name, value, step)
-        summary = f"step {step}  loss {values['loss']:.3f}  {line['tokens_per_s'] / 1e3:.1f} k tokens/s"
+                if value is not None:
+                    self._writer.add_scalar(name, value, step)
+        summary = f"step {step}  loss {values['loss']:.3f}  {tokens_per_s / 1e3:.1f} k tokens/s"
+        if line["mfu"] is not None:
+            summary += f"  MFU {line['mfu']:.1%}"
         self._bar.update(self._task, description=summary, completed=min(1.0, done))
+
+    def _forget(self, now_s: float) -> None:
+        """Begin to count anew."""
+        self._steps, self._tokens, self._flops, self._since_s = 0, 0, 0.0, now_s
 
 
 def _keep_lines(path: Path, steps_done: int) -> None:

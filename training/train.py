@@ -32,6 +32,7 @@ from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, processes_started
 from training.runlog import RunLog
 from training.schedule import Schedule
+from training.utilisation import peak_of_run, step_flops
 
 WEIGHTS = "weights"
 """Folder of the trained network under the run's output, as `save_pretrained` writes it."""
@@ -62,7 +63,13 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
         compile_layers(engine.stage.network)
     resumed_s, started_s = progress.elapsed_s, time.perf_counter()
 
-    with RunLog(output, tensorboard=recipe.run.tensorboard, steps_done=progress.step, silent=not mesh.is_first) as log:
+    with RunLog(
+        output,
+        tensorboard=recipe.run.tensorboard,
+        steps_done=progress.step,
+        silent=not mesh.is_first,
+        peak_flops=peak_of_run(mesh),
+    ) as log:
         if mesh.is_first:
             note_recipe(recipe)
         for batch in load_batches(recipe, mesh, progress.step):
@@ -74,7 +81,7 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
             norm = engine.step(factor)
             progress.step += 1
             progress.tokens += batch.tokens
-            log.count(batch.tokens)
+            log.count(batch.tokens, step_flops(engine.stage.network.config, batch, mesh))
             if progress.step % recipe.run.log_every == 0:
                 values = {
                     **engine.total(losses),

@@ -6,6 +6,7 @@ plan assumes are in `Assumptions`, and every one of them can be changed on the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -179,22 +180,21 @@ def make_cluster(
     )
 
 
+DEVICE_WORDS = (
+    ({"a100"}, "a100-80gb"),
+    ({"h100", "pcie"}, "h100-80gb-pcie"),
+    ({"h100", "hbm3"}, "h100-80gb"),
+    ({"h200"}, "h200"),
+    ({"b200"}, "b200"),
+    ({"l40s"}, "l40s"),
+    ({"l4"}, "l4"),
+)
+"""Words of a device's name, and whose peak it then has. "NVIDIA H100 80GB HBM3" is the SXM board's name."""
+
+
 def peak_flops(device_name: str) -> float | None:
     """Dense bf16 FLOP/s of a device by the name that CUDA gives it; None for one that the table does not know."""
-    name = device_name.lower()
-    for marker, key in DEVICE_NAMES:
-        if all(part in name for part in marker):
-            return GPUS[key].bf16_flops
-    return None
-
-
-DEVICE_NAMES = (
-    (("a100",), "a100-80gb"),
-    (("h100", "pcie"), "h100-80gb-pcie"),
-    (("h100", "hbm3"), "h100-80gb"),
-    (("h200",), "h200"),
-    (("b200",), "b200"),
-    (("l40s",), "l40s"),
-    (("nvidia l4",), "l4"),
-)
-"""What a device's name holds, and whose peak it then has: first match. H100 SXM is "NVIDIA H100 80GB HBM3"."""
+    words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
+    if "mig" in words:
+        return None  # a slice of a GPU
+    return next((GPUS[key].bf16_flops for known, key in DEVICE_WORDS if known <= words), None)

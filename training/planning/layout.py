@@ -145,4 +145,4 @@ def sequence_fits(config: Network, work: Work, tensor: int, sequence: int) -> bo
     block, heads = config.recurrent_block, config.num_heads // tensor
     if block is None or heads % sequence:
         return False
-    return work.source_tokens % (sequence * block) == 0 and work.target_tokens % sequence == 0
+    return work.source_tokens % (sequence * block) == 0

@@ -94,7 +94,9 @@ def layouts(job: Job, cluster: Cluster, wish: Wish) -> Iterator[Layout]:
         if pipeline > network.layers or not all(wish.allows(name, size) for name, size in sizes.items()):
             continue
         asked = wish.sizes.get("micro_rows")
-        micro_rows = [n for n in ((asked,) if asked else MICRO_ROWS) if rows % (n * data) == 0]
+        # Sequence ranks share the rows of decoders: with fewer rows than ranks some would have none.
+        sizes_ = (asked,) if asked else tuple(n for n in MICRO_ROWS if n % sequence == 0)
+        micro_rows = [n for n in sizes_ if rows % (n * data) == 0]
         zeros = (0, 1, 2, 3) if data * sequence > 1 else (0,)
         for rows_, zero, checkpointing in product(micro_rows, zeros, (False, True)):
             if wish.allows("zero", zero) and wish.allows("checkpointing", checkpointing):

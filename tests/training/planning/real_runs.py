@@ -23,7 +23,7 @@ from torch import Tensor
 from model.configuration import HybridConfig
 from training.config import Recipe, parse_recipe
 from training.data.batches import Batch
-from training.data.parts import StepBatch, split
+from training.data.parts import StepBatch, slice_of_source, split
 from training.engine import Engine, make_engine
 from training.parallel.layout import Layout as RunLayout
 from training.parallel.mesh import Mesh, make_mesh
@@ -188,16 +188,17 @@ def take_steps(layout: RunLayout, checkpointing: bool, counted: Counted) -> Foun
     recipe = made_recipe(layout, checkpointing=checkpointing)
     mesh = make_mesh(layout, torch.device("cpu"))
     engine = make_engine(recipe, mesh)
-    parts = split(made_batch(), mesh.data.rank, mesh.data.size, MICRO_BATCHES, all_heads=True)
+    block = engine.stage.network.config.recurrent_block
+    batch = slice_of_source(made_batch(), mesh.sequence.rank, mesh.sequence.size, block)
+    parts = split(batch, mesh.data.rank, mesh.data.size, MICRO_BATCHES, all_heads=True)
     groups = {id(getattr(mesh, name).group): name for name in ("tensor", "sequence", "zero", "pipeline")}
     groups |= {id(mesh.backward.group): "pipeline", id(mesh.model.group): "model"}
     if mesh.pipeline.size > 1:
         groups[id(engine.tied.group)] = "tied"  # type: ignore[attr-defined]
     groups.pop(id(None), None)
     for step in range(2):
-        batch = StepBatch(step=step, parts=parts, tokens=0)
         counted.start(groups)
-        engine.forward_backward(batch)
+        engine.forward_backward(StepBatch(step=step, parts=parts, tokens=0))
         engine.step(1.0)
     planned = Layout(
         data=layout.data,
@@ -221,8 +222,13 @@ def _expected(recipe: Recipe, mesh: Mesh, layout: Layout, engine: Engine) -> tup
     cluster = make_cluster("h100-80gb", layout.world)
     sizes: Counter[tuple[str, str]] = Counter()
     for message in stage_messages(network, work, layout, stages, mesh.pipeline.rank, cluster):
-        times = 1 if message.when == STEP else MICRO_BATCHES
-        sizes[DIMENSIONS[message.purpose], message.operation] += times * message.size_bytes
+        times = 1.0 if message.when == STEP else MICRO_BATCHES
+        operation = message.operation
+        if message.purpose == "halo":
+            # Sent in an all-to-all; and the planner speaks of a rank with two neighbours.
+            operation = "all_to_all"
+            times *= ((mesh.sequence.rank > 0) + (mesh.sequence.rank < mesh.sequence.size - 1)) / 2
+        sizes[DIMENSIONS[message.purpose], operation] += times * message.size_bytes
     parameters, _, optimizer = state_bytes(stage_parameters(network, layout, stages[mesh.pipeline.rank]), layout)
     return dict(sizes), held_bytes(engine, layout), {"parameters": parameters, "optimizer": optimizer}
 

@@ -13,6 +13,7 @@ from training.parallel.layout import Layout
 TWO = [
     (Layout(tensor=2), False),
     (Layout(tensor=2), True),
+    (Layout(sequence=2), False),
     (Layout(pipeline=2), False),
     (Layout(data=2), False),
     (Layout(data=2, zero=1), False),
@@ -23,7 +24,9 @@ FOUR = [
     (Layout(data=2, tensor=2, zero=2), False),
     (Layout(data=2, tensor=2, zero=3), False),
     (Layout(data=2, tensor=2, zero=3), True),
+    (Layout(tensor=2, sequence=2), True),
     (Layout(tensor=2, pipeline=2), False),
+    (Layout(pipeline=2, sequence=2), False),
     (Layout(data=2, pipeline=2, zero=1), False),
     (Layout(data=2, pipeline=2, zero=3), False),
 ]
