@@ -86,13 +86,17 @@ def plan(
     found = search(job, cluster, wish, top=top)
     free = search(job, cluster, Wish(sizes={}, precision=precision), top=top) if guided else None
     if as_json:
-        told = report.as_json(job, cluster, found, hours)
+        told = report.as_json(job, cluster, found, hours) | {"tokens_stated": tokens is not None}
         if free is not None:
-            told["without_the_guides_stages"] = report.as_json(job, cluster, free, hours)["layouts"]
+            told["free_to_choose"] = report.as_json(job, cluster, free, hours)["layouts"]
         typer.echo(json.dumps(told))
         return
     console = Console()
+    if guided:
+        console.print(f"The guide's layout, {GUIDE_STAGES} stages of {network.layers // GUIDE_STAGES} layers:")
     report.print_plan(job, cluster, found, hours, console)
+    if tokens is None:
+        console.print(f"[dim]No --tokens were stated: {TOKENS_PER_PARAMETER} a parameter are taken.[/]")
     if free is not None:
         report.print_alternative(job, free, hours, console)
 

@@ -208,7 +208,7 @@ def _verdict(job: Job, cluster: Cluster, price: Price, hours: float) -> str:
 def print_alternative(job: Job, plan: Plan, hours: float, console: Console) -> None:
     """What the same cluster could do in other layouts than the one asked for."""
     console.print()
-    console.print("[bold]Without the guide's eight stages of sixteen layers[/], the same cluster:")
+    console.print("[bold]Free to choose[/], the same cluster:")
     console.print(_layouts(plan))
     best = plan.prices[0]
     within = hours * 3600 * best.tokens_per_s

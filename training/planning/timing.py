@@ -1,7 +1,8 @@
 """Seconds of one stage: computing, and waiting for what others send.
 
 Matrix products run at a fraction of the GPU's peak; elementwise work moves every kept value through memory twice
-forward and four times backward; a recurrence takes its steps one after another. What of a transfer is seen:
+forward and four times backward; a recurrence takes its steps one after another in either pass. What of a transfer is
+seen:
 
     without overlap   all of it
     with overlap      tensor parallelism's sums all the same, for the next product waits for them; exchanges of
@@ -65,12 +66,13 @@ def block_computing(config: Network, work: Work, layout: Layout, block: Block, c
     # Logits, their copy in float32 and its log softmax are each written and read.
     elementwise_s = (2 * kept + logits * (2 * value + 4 * 4)) / bandwidth
     turns = TURNS if layout.sequence > 1 else 1
-    recurrent_s = max(
-        block.recurrent_flops / layout.sequence / peak, turns * block.recurrent_steps * assumed.recurrent_step_s
-    )
-    forward_s = products_s + elementwise_s + recurrent_s
+    scan_s = turns * block.recurrent_steps * assumed.recurrent_step_s
+    recurrent_s = block.recurrent_flops / layout.sequence / peak
+    forward_s = products_s + elementwise_s + max(recurrent_s, scan_s)
+    # Back through the steps once as well: the weights' gradient is one product over all of them.
+    backward_s = BACKWARD_PASSES * (products_s + elementwise_s) + max(BACKWARD_PASSES * recurrent_s, scan_s)
     again = (layout.checkpointing and block.kind in CHECKPOINTED) or block.targets / layout.sequence > LOSS_CHUNK
-    return Computing(forward_s=forward_s, backward_s=(BACKWARD_PASSES + again) * forward_s)
+    return Computing(forward_s=forward_s, backward_s=backward_s + again * forward_s)
 
 
 def stage_seconds(

@@ -7,6 +7,7 @@ beneath it.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import tempfile
 from collections import Counter
@@ -274,3 +275,19 @@ def _process(rank: int, size: int, folder: str, runs: list[tuple[RunLayout, bool
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def write_results(output: Path, runs: dict[int, list[tuple[RunLayout, bool]]]) -> None:
+    """Every run's findings as JSON, a line for each process: bytes as [counted, planned]."""
+    rows = []
+    for size, own in runs.items():
+        for (layout, checkpointing), processes in zip(own, on_processes(size, own), strict=True):
+            for rank, found in enumerate(processes):
+                sent = {
+                    " ".join(key): [found.counted.get(key, 0), found.expected.get(key, 0)]
+                    for key in sorted({*found.counted, *found.expected})
+                }
+                held = {name: [bytes_, found.expected_held[name]] for name, bytes_ in found.held.items()}
+                told = {"layout": str(layout), "checkpointing": checkpointing, "rank": rank, "sent": sent, "held": held}
+                rows.append(json.dumps(told, ensure_ascii=False))
+    output.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")

@@ -1,13 +1,17 @@
 """Bytes sent and states held, against real training steps: 2 processes here, 4 among the slow tests.
 
-Formulas are met to the byte but for what DeepSpeed pads, which is less than 64 bytes a collective.
+Formulas are met to the byte but for what DeepSpeed pads. `python -m tests.training.planning.test_real_runs FILE` writes
+all findings as JSON.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.training.planning.real_runs import Found, on_processes
+from tests.training.planning.real_runs import Found, on_processes, write_results
 from training.parallel.layout import Layout
 
 TWO = [
@@ -62,3 +66,7 @@ def check(found: Found) -> None:
     unplanned = {key: size for key, size in found.counted.items() if key not in found.expected}
     assert all(size <= CONTROL_BYTES for size in unplanned.values()), unplanned
     assert found.held == pytest.approx(found.expected_held, rel=PADDING)
+
+
+if __name__ == "__main__":
+    write_results(Path(sys.argv[1]), {2: TWO, 4: FOUR})

@@ -131,3 +131,39 @@ def test_unknown_parts_of_a_cluster_name_the_known_ones() -> None:
         Layout(zero=4)
     with pytest.raises(ValueError, match=r"data must be at least 1, got 0"):
         Layout(data=0)
+
+
+SMALL = {"decoder_layers": 6, "pointer_layers": 1, "encoder_layers": 6}
+MEASURED = {
+    "teacher, 64 × (512 + 128)": ({}, (64, 512, 128), 135e3),
+    "teacher, 96 × (384 + 384)": ({}, (96, 384, 384), 218e3),
+    "width 512, 128 × (512 + 128)": (
+        {**SMALL, "d_model": 512, "num_heads": 8, "encoder_ffn": 2048, "decoder_ffn": 2048, "hybrid_units": 4},
+        (128, 512, 128),
+        440e3,
+    ),
+    "width 384, 192 × (512 + 128)": (
+        {
+            **SMALL,
+            "decoder_layers": 4,
+            "d_model": 384,
+            "num_heads": 6,
+            "encoder_ffn": 1536,
+            "decoder_ffn": 1536,
+            "hybrid_units": 3,
+        },
+        (192, 512, 128),
+        861e3,
+    ),
+}
+"""Tokens/s of training runs on one H100, plain recurrences, eager mode: docs/planning.md."""
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_modelled_speed_is_within_a_fifth_of_measured_speed(name: str) -> None:
+    changes, sizes, measured = MEASURED[name]
+    config = HybridConfig.from_preset("teacher", recurrent_block=None, **changes)
+    cluster = make_cluster("h100-80gb", 1)
+    job = Job(network=Network.of(config), work=written_work(*sizes), tokens=1e9)
+    found = price(job, cluster, draft(job, cluster, Layout(micro_rows=sizes[0]), "cost"))
+    assert found.tokens_per_s == pytest.approx(measured, rel=0.2)
