@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from deploy.commands import bench, doctor, export, quantize, repository, serve
 from training import commands as training
+from training.planning import command as planning
 
 app = typer.Typer(
     name="trident",
@@ -50,6 +51,7 @@ app.command()(training.train)
 app.add_typer(training.evaluate_app, name="evaluate")
 app.add_typer(training.data_app, name="data")
 bench.app.command("train")(training.measure)
+app.command()(planning.plan)
 app.add_typer(bench.app, name="bench")
 
 
