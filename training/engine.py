@@ -228,7 +228,12 @@ def whole_cuts(stage: Stage) -> dict[str, Cut]:
         return cuts_of(HybridModel(stage.network.config))
 
 
-def make_engine(recipe: Recipe, mesh: Mesh) -> Engine:
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of matrix products. CPUs keep to fp32, whatever the recipe says: lower precisions are slower there."""
+    return LOWER_PRECISIONS.get(precision, torch.float32) if device.type == "cuda" else torch.float32
+
+
+def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
     """The recipe's network, or this process' part of it, with its optimizer.
 
     Every process draws the whole network from the recipe's seed and keeps its part, so all layouts begin alike.
@@ -249,9 +254,6 @@ def make_engine(recipe: Recipe, mesh: Mesh) -> Engine:
     if mesh.pipeline.size > 1:
         with_embedding = [number for number, own in enumerate(ranges) if any(units[i].tokens_pass for i in own)]
         tied = mesh.subset_of_pipeline(with_embedding)
-    dtype = LOWER_PRECISIONS.get(recipe.run.precision, torch.float32)
-    if mesh.device.type != "cuda":
-        dtype = torch.float32
     if recipe.parallel.zero and (mesh.layout.world_size > 1 or recipe.memory.offload_optimizer):
         from training.parallel.zero import ZeroEngine
 

@@ -27,7 +27,7 @@ from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
-from training.engine import make_engine
+from training.engine import make_engine, pick_dtype
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, processes_started
 from training.runlog import RunLog
@@ -56,17 +56,19 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
     """The run of one process among those of a mesh."""
     torch.set_float32_matmul_precision("high")
     output, schedule = recipe.run.output, Schedule(section=recipe.schedule)
-    engine = make_engine(recipe, mesh)
+    engine = make_engine(recipe, mesh, pick_dtype(recipe.run.precision, mesh.device))
     progress = load_checkpoint(output, engine)
     if recipe.run.compile:
         compile_layers(engine.stage.network)
     resumed_s, started_s = progress.elapsed_s, time.perf_counter()
+    # Only a run that ends by the clock needs one clock for all.
+    agreed = mesh.agreed if recipe.schedule.max_minutes is not None else float
 
     with RunLog(output, tensorboard=recipe.run.tensorboard, steps_done=progress.step, silent=not mesh.is_first) as log:
         if mesh.is_first:
             note_recipe(recipe)
         for batch in load_batches(recipe, mesh, progress.step):
-            progress.elapsed_s = mesh.agreed(resumed_s + time.perf_counter() - started_s)
+            progress.elapsed_s = agreed(resumed_s + time.perf_counter() - started_s)
             if schedule.is_over(progress.step, progress.elapsed_s):
                 break
             factor = schedule.factor(progress.step, progress.elapsed_s)
