@@ -8,11 +8,14 @@ goes on by itself: start the same recipe again, in the same layout or another.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +32,7 @@ from training.data.parts import Part, StepBatch, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
 from training.parallel.layout import lay_out
-from training.parallel.mesh import Mesh, join, processes_started
+from training.parallel.mesh import Mesh, join, processes_started, speaks_for_all
 from training.runlog import RunLog
 from training.schedule import Schedule
 
@@ -48,7 +51,10 @@ def train(recipe: Recipe) -> Progress:
     config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
     layout = lay_out(recipe, config, processes_started())
     check_output(recipe)
-    with join(layout, device, grouped=recipe.memory.offload_optimizer) as mesh:
+    with (
+        claimed(recipe.run.output) if speaks_for_all() else nullcontext(),
+        join(layout, device, grouped=recipe.memory.offload_optimizer) as mesh,
+    ):
         return run(recipe, mesh)
 
 
@@ -115,6 +121,23 @@ def check_output(recipe: Recipe) -> None:
                 f"{recipe.run.output} holds a run of {before['model']}, the recipe asks for "
                 f"{recipe.as_dict()['model']}: choose another run.output, or remove that folder"
             )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder. The system lets go of it with the process, however that ends.
+
+    Raises ValueError where another run has it: a launcher that is killed leaves its processes behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training into {folder}: wait for it, end it, or choose another run.output"
+            ) from None
+        yield
 
 
 def note_recipe(recipe: Recipe) -> None:

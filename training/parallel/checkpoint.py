@@ -150,8 +150,8 @@ def _publish(root: Path, unfinished: Path, whole: Path) -> None:
     _write_text(root / (LATEST + UNFINISHED), whole.name + "\n")
     (root / (LATEST + UNFINISHED)).replace(root / LATEST)
     _to_disk(root)
-    older = sorted(each for each in root.glob("step-*") if each.name < whole.name or each.suffix == UNFINISHED)
-    for folder in older[: len(older) - (KEPT - 1)]:
+    older = sorted(each for each in root.glob("step-*") if each != whole and each.suffix != UNFINISHED)
+    for folder in [*root.glob("step-*" + UNFINISHED), *older[: len(older) - (KEPT - 1)]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
