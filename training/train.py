@@ -94,8 +94,7 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
                 log.record(progress.step, schedule.progress(progress.step, progress.elapsed_s), values)
             if progress.step % recipe.run.checkpoint_every == 0:
                 save_checkpoint(output, engine, progress)
-    if progress.step % recipe.run.checkpoint_every:
-        save_checkpoint(output, engine, progress)
+    save_checkpoint(output, engine, progress)
     if mesh.is_first:
         save_weights(recipe, progress)
     mesh.barrier()

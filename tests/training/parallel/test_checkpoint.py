@@ -127,8 +127,15 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_a_checkpoint_that_is_there_is_not_written_again(engine: Engine, run: Path) -> None:
+    before = contents(run)
+    save_checkpoint(run, engine, Progress(step=STEPS))
+    assert contents(run) == before
+
+
 def test_two_checkpoints_stay(engine: Engine, run: Path) -> None:
     (run / "checkpoints/step-00000011.unfinished").mkdir()
+    (run / "checkpoints/step-00000013").mkdir()  # of a run that went back to an older one
     save_checkpoint(run, engine, Progress(step=12))
     names = sorted(each.name for each in (run / "checkpoints").iterdir())
     assert names == ["latest", "step-00000010", "step-00000012"]
