@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from training.data.parts import Part, StepBatch, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
 from training.parallel.layout import lay_out
-from training.parallel.mesh import Mesh, join, processes_started, speaks_for_all
+from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
 from training.schedule import Schedule
 
@@ -107,7 +106,7 @@ def pick_device(name: str) -> torch.device:
         raise ValueError('run.device is "cuda", and PyTorch finds no GPU: choose "auto" or "cpu"')
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", local_rank())
 
 
 def check_output(recipe: Recipe) -> None:
