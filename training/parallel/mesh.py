@@ -110,6 +110,11 @@ def speaks_for_all() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def local_rank() -> int:
+    """This process' number on its machine, which is its GPU's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 @contextmanager
 def join(layout: Layout, device: torch.device, *, grouped: bool) -> Iterator[Mesh]:
     """The mesh of all processes that run this layout, for the length of a run.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 280
@@ -17,7 +19,7 @@ COMPARED = ("loss", "masked", "continuation", "qa", "summary", "router")
 
 
 def start(recipe: Path, processes: int) -> subprocess.Popen[str]:
-    """`trident train` under torchrun, in a session of its own, so that all of it can be killed at once."""
+    """`trident train`, under torchrun where there are several."""
     launcher: list[str] = []
     if processes > 1:
         launcher = [
@@ -36,7 +38,6 @@ def start(recipe: Path, processes: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
 
 
@@ -52,11 +53,15 @@ def launch(recipe: Path, processes: int) -> str:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the launcher and all its processes."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
+    """SIGKILL to the launcher and all its processes, which torchrun puts into sessions of their own."""
+    if process.poll() is not None:
         return
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for each in started:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(started)
     process.communicate()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,15 @@ LIMIT = 1e-5
 RESUMED_AT = 5
 
 
-def assert_parity(run: Path, single_run: Path) -> None:
+Record = Callable[[str, object], None]
+
+
+def assert_parity(run: Path, single_run: Path, record: Record) -> None:
     """The same losses; and the same weights, but where a gradient of 0 is rounding noise, which AdamW magnifies."""
     assert len(metrics_of(run)) == STEPS
-    assert largest_difference(run, single_run) <= LIMIT
+    difference = largest_difference(run, single_run)
+    record("largest_loss_difference", difference)
+    assert difference <= LIMIT
     found, expected = (load_file(each / "weights/model.safetensors") for each in (run, single_run))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -51,14 +57,18 @@ def assert_parity(run: Path, single_run: Path) -> None:
         pytest.param("pipeline = 8", 8, id="pp8", marks=pytest.mark.slow),
     ],
 )
-def test_parity_with_one_process(parallel: str, processes: int, write_recipe: WriteRecipe, single_run: Path) -> None:
+def test_parity_with_one_process(
+    parallel: str, processes: int, write_recipe: WriteRecipe, single_run: Path, record_property: Record
+) -> None:
     recipe = write_recipe("run", parallel)
     launch(recipe, processes)
-    assert_parity(recipe.with_suffix(""), single_run)
+    assert_parity(recipe.with_suffix(""), single_run, record_property)
 
 
-def test_parity_of_zero3_tensor_and_pipeline_on_eight_processes(run_of_eight: Path, single_run: Path) -> None:
-    assert_parity(run_of_eight, single_run)
+def test_parity_of_zero3_tensor_and_pipeline_on_eight_processes(
+    run_of_eight: Path, single_run: Path, record_property: Record
+) -> None:
+    assert_parity(run_of_eight, single_run, record_property)
 
 
 def test_weights_of_eight_processes_are_one_network_for_the_export(run_of_eight: Path) -> None:
@@ -77,31 +87,37 @@ def test_weights_of_eight_processes_are_one_network_for_the_export(run_of_eight:
     ],
 )
 def test_parity_after_resharding_from_eight_processes_to_several(
-    parallel: str, processes: int, micro_batches: int, write_recipe: WriteRecipe, run_of_eight: Path, single_run: Path
+    parallel: str,
+    processes: int,
+    micro_batches: int,
+    write_recipe: WriteRecipe,
+    run_of_eight: Path,
+    single_run: Path,
+    record_property: Record,
 ) -> None:
     recipe = write_recipe("run", parallel, micro_batches=micro_batches)
     rewound(run_of_eight, recipe.with_suffix(""))
     launch(recipe, processes)
-    assert_parity(recipe.with_suffix(""), single_run)
+    assert_parity(recipe.with_suffix(""), single_run, record_property)
 
 
 def test_parity_after_resharding_from_eight_processes_to_one(
-    write_recipe: WriteRecipe, run_of_eight: Path, single_run: Path
+    write_recipe: WriteRecipe, run_of_eight: Path, single_run: Path, record_property: Record
 ) -> None:
     recipe = write_recipe("run")
     rewound(run_of_eight, recipe.with_suffix(""))
     train(load_recipe(recipe))
-    assert_parity(recipe.with_suffix(""), single_run)
+    assert_parity(recipe.with_suffix(""), single_run, record_property)
 
 
 @pytest.mark.slow
 def test_parity_after_resharding_from_one_process_to_zero3_and_tensor(
-    write_recipe: WriteRecipe, single_run: Path
+    write_recipe: WriteRecipe, single_run: Path, record_property: Record
 ) -> None:
     recipe = write_recipe("run", "zero = 3\ntensor = 2\nwhole_below = 0")
     rewound(single_run, recipe.with_suffix(""))
     launch(recipe, 4)
-    assert_parity(recipe.with_suffix(""), single_run)
+    assert_parity(recipe.with_suffix(""), single_run, record_property)
 
 
 def rewound(finished: Path, run: Path) -> None:
