@@ -29,9 +29,10 @@ RESERVED_DOMAIN = ascii_pattern(r"(?:example\.(?:com|net|org)|\.(?:test|invalid|
 INTERNATIONAL_PHONE = ascii_pattern(r"(?<![\w+.])(?:\+|00)[1-9][\d\s().\-/]{6,18}\d(?!\w)")
 NATIONAL_PHONES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("US", ascii_pattern(r"(?<![\w.,/-])(?:1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\w-]|\.\d)")),
-    ("CN", ascii_pattern(r"(?<![\w.-])1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?![\w.-])")),
-    ("CN", ascii_pattern(r"(?<![\w.-])(?:\(0\d{2,3}\) ?|（0\d{2,3}）|0\d{2,3}-)\d{7,8}(?![\w.-])")),
-    ("TW", ascii_pattern(r"(?<![\w.-])09\d{2}[- ]?\d{3}[- ]?\d{3}(?![\w.-])")),
+    ("CN", ascii_pattern(r"(?<![\w.-])1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?![\w-]|\.\d)")),
+    ("CN", ascii_pattern(r"(?<![\w.-])(?:\(0\d{2,3}\) ?|（0\d{2,3}）|0\d{2,3}[- ])\d{3,4}[- ]?\d{4}(?![\w-]|\.\d)")),
+    ("TW", ascii_pattern(r"(?<![\w.-])(?:\(0[2-8]\) ?|0[2-8][- ])\d{3,4}[- ]?\d{4}(?![\w-]|\.\d)")),
+    ("TW", ascii_pattern(r"(?<![\w.-])09\d{2}[- ]?\d{3}[- ]?\d{3}(?![\w-]|\.\d)")),
     ("GB", ascii_pattern(r"(?<![\w.,-])\(?0\d{2,4}\)?[ -]\d{3,4}[ -]?\d{3,4}(?![\w-])")),
     ("FR", ascii_pattern(r"(?<![\w.,-])0[1-9](?:[ .-]\d{2}){4}(?![\w-])")),
     ("DE", ascii_pattern(r"(?<![\w.,-])0\d{2,4}[/ -]\d{5,8}(?![\w-])")),
@@ -48,11 +49,11 @@ IPV4 = ascii_pattern(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]\d|\w)")
 IPV6 = ascii_pattern(r"(?<![\w:.])[0-9a-f]{1,4}(?:::?[0-9a-f]{1,4}){2,7}(?:::)?(?![\w:])", re.IGNORECASE)
 NATIONAL_IDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("us.ssn", ascii_pattern(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")),
-    ("cn.ric", ascii_pattern(r"(?<![\w.-])[1-9]\d{16}[\dXx](?!\w)")),
     ("fr.nir", ascii_pattern(r"(?<![\w.-])[12] ?\d{2} ?\d{2} ?\d{2} ?\d{3} ?\d{3} ?\d{2}(?!\w)")),
     ("es.dni", ascii_pattern(r"(?<![\w.-])\d{8}-?[A-Z](?!\w)")),
     ("es.nie", ascii_pattern(r"(?<![\w.-])[XYZ]-?\d{7}-?[A-Z](?!\w)")),
 )
+CHINESE_ID = ascii_pattern(r"(?<![\w.-])[1-9]\d{16}[\dXx](?!\w)")
 BRITISH_ID = ascii_pattern(r"(?<!\w)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?!\w)")
 """A National Insurance number has no check digit."""
 
@@ -115,7 +116,20 @@ def _identities(text: str) -> Iterator[Finding]:
     for name, pattern in NATIONAL_IDS:
         module = get_cc_module(*name.split("."))
         yield from _found(pattern, text, "national_id", module.is_valid)
+    yield from _found(CHINESE_ID, text, "national_id", _is_chinese_id)
     yield from _found(BRITISH_ID, text, "national_id", lambda _: True)
+
+
+def _is_chinese_id(found: str) -> bool:
+    """By date of birth and check digit; python-stdnum also asks for a county that existed at that time."""
+    from stdnum.cn import ric
+    from stdnum.exceptions import ValidationError
+
+    try:
+        ric.get_birth_date(found)
+    except ValidationError:
+        return False
+    return bool(ric.calc_check_digit(found) == found[-1].upper())
 
 
 def _addresses(text: str) -> Iterator[Finding]:

@@ -70,7 +70,7 @@ def quality_rules() -> dict[str, list[BaseFilter]]:
         C4QualityFilter(
             filter_no_terminal_punct=False,
             filter_curly_bracket=False,
-            min_num_sentences=3,
+            min_num_sentences=2,
             min_words_per_line=-1,
             remove_citations=False,
             language=WORDS,
@@ -99,7 +99,7 @@ def quality_rules() -> dict[str, list[BaseFilter]]:
         ),
         # A Chinese "word" is one character here, so runs are longer before they count as repeated.
         GopherRepetitionFilter(
-            top_n_grams=((2, 0.2), (4, 0.25)), dup_n_grams=((10, 0.25), (15, 0.2), (20, 0.18)), language=WORDS
+            top_n_grams=((2, 0.2), (4, 0.3)), dup_n_grams=((10, 0.25), (15, 0.2), (20, 0.18)), language=WORDS
         ),
     ]
     return {"en": english, "zh": chinese}

@@ -35,7 +35,7 @@ ASSIGNED = re.compile(
     r"|passw(?:or)?d|passphrase|pwd|密码|密碼)[\w-]{0,12}[\"']?\s{0,2}(?:=>|:=|[:=：])\s{0,2}[\"'`]?([^\s\"'`,;，。<>]{6,120})",
     re.IGNORECASE,
 )
-PLACEHOLDER = re.compile(r"^(?:x+|\*+|\.+|<.*|\$\{?.*|your.*|example.*|changeme|password|secret|none|null|true|false)$", re.I)
+PLACEHOLDER = re.compile(r"^(?:x+|\*+|\.+|<.*|\$\{?[A-Z_]+\}?|your.*|example.*|changeme|password|secret|none|null|true|false)$", re.I)
 LEAST_BITS = 2.6
 """Shannon entropy a character of an assigned value: words and dates lie below, keys and passwords above."""
 
