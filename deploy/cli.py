@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from deploy.commands import bench, doctor, export, quantize, repository, serve
 from training import commands as training
+from training.data.commands import data_app
 
 app = typer.Typer(
     name="trident",
@@ -48,7 +49,7 @@ app.command()(quantize.quantize)
 app.add_typer(repository.app, name="repository")
 app.command()(training.train)
 app.add_typer(training.evaluate_app, name="evaluate")
-app.add_typer(training.data_app, name="data")
+app.add_typer(data_app, name="data")
 app.add_typer(bench.app, name="bench")
 
 
@@ -76,6 +77,13 @@ EXTRA_OF_MODULE = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "onnxruntime": "serve",
+    "datatrove": "training",
+    "detect_secrets": "training",
+    "ftfy": "training",
+    "phonenumbers": "training",
+    "py3langid": "training",
     "rouge_score": "training",
+    "sklearn": "training",
+    "stdnum": "training",
     "sacrebleu": "training",
 }

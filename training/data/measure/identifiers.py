@@ -12,7 +12,16 @@ from importlib.resources import files
 
 Maker = Callable[[random.Random], str]
 NAMES = ("anna", "li.wei", "j_smith", "maria-lopez", "tom99", "k.tanaka", "sarah.o", "zhangsan", "peter.mueller")
-DOMAINS = ("gmail.com", "yahoo.co.uk", "mail.ru", "qq.com", "163.com", "cs.stateuni.edu", "firma-nord.de", "enron-sales.com")
+DOMAINS = (
+    "gmail.com",
+    "yahoo.co.uk",
+    "mail.ru",
+    "qq.com",
+    "163.com",
+    "cs.stateuni.edu",
+    "firma-nord.de",
+    "enron-sales.com",
+)
 REGIONS = ("US", "GB", "CN", "FR", "DE", "TW")
 """Countries whose national way of writing numbers is made."""
 ALPHANUMERIC, HEX = string.ascii_letters + string.digits, "0123456789abcdef"
@@ -170,7 +179,9 @@ def github(chance: random.Random) -> str:
 
 def slack(chance: random.Random) -> str:
     """Slack's token."""
-    return f"xoxb-{_some(chance, string.digits, 12)}-{_some(chance, string.digits, 12)}-{_some(chance, ALPHANUMERIC, 24)}"
+    return (
+        f"xoxb-{_some(chance, string.digits, 12)}-{_some(chance, string.digits, 12)}-{_some(chance, ALPHANUMERIC, 24)}"
+    )
 
 
 def stripe(chance: random.Random) -> str:

@@ -6,10 +6,18 @@ import random
 import string
 from collections.abc import Callable
 
-MENU = """Home About Contact Products Services News Blog Careers Login Register Search Help FAQ Sitemap Downloads
-Gallery Events Partners Press Shop Cart Checkout Account Settings Profile Forum Members Archive Categories Tags""".split()
-LOREM = """lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore
-magna aliqua enim ad minim veniam quis nostrud exercitation ullamco laboris nisi aliquip ex ea commodo""".split()
+_MENU = """
+    Home About Contact Products Services News Blog Careers Login Register Search Help
+    FAQ Sitemap Downloads Gallery Events Partners Press Shop Cart Checkout Account Settings
+    Profile Forum Members Archive Categories Tags
+"""
+MENU = _MENU.split()
+_LOREM = """
+    lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor
+    incididunt ut labore et dolore magna aliqua enim ad minim veniam quis
+    nostrud exercitation ullamco laboris nisi aliquip ex ea commodo
+"""
+LOREM = _LOREM.split()
 POLICY = (
     "This website uses cookies to improve your experience.",
     "By using this site you accept our privacy policy and our terms of use.",
@@ -30,14 +38,18 @@ def _chinese(sentences: list[str]) -> list[str]:
 
 def random_letters(chance: random.Random, _: list[str]) -> str:
     """Words of random letters."""
-    words = ["".join(chance.choices(string.ascii_lowercase, k=chance.randint(2, 9))) for _ in range(chance.randint(80, 400))]
+    words = [
+        "".join(chance.choices(string.ascii_lowercase, k=chance.randint(2, 9))) for _ in range(chance.randint(80, 400))
+    ]
     return " ".join(words).capitalize() + "."
 
 
 def keyboard(chance: random.Random, _: list[str]) -> str:
     """What fingers on one row of a keyboard type."""
     rows = ("asdfghjkl", "qwertyuiop", "zxcvbnm")
-    words = ["".join(chance.choices(chance.choice(rows), k=chance.randint(3, 10))) for _ in range(chance.randint(60, 300))]
+    words = [
+        "".join(chance.choices(chance.choice(rows), k=chance.randint(3, 10))) for _ in range(chance.randint(60, 300))
+    ]
     return " ".join(words)
 
 

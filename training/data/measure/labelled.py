@@ -134,7 +134,7 @@ def near_copy(text: str, chance: random.Random) -> str:
     """One of the edits of a near duplicate."""
     chinese = is_chinese(text)
     added = chance.choice(ADDED_LINES_ZH if chinese else ADDED_LINES)
-    edits = [_with_other_words, _without_a_sentence, _with_other_numbers]
+    edits: list[Callable[[str, random.Random], str]] = [_with_other_words, _without_a_sentence, _with_other_numbers]
     if len(added) < len(text) / 10:
         edits += [lambda t, _: f"{added}\n{t}", lambda t, _: f"{t}\n{added}"]
     for edit in chance.sample(edits, len(edits)):

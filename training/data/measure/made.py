@@ -43,26 +43,26 @@ class Makers:
         hosts = list(self.hosts)
         self.chance.shuffle(hosts)
         for number in range(personal):
-            kinds = list(identifiers.PERSONAL)
-            kind = kinds[number % len(kinds)]
-            yield f"personal.{kind}", self.inside(hosts.pop(), identifiers.PERSONAL[kind](self.chance), PERSONAL[self.part])
+            kind, make = _nth(identifiers.PERSONAL, number)
+            yield f"personal.{kind}", self.inside(hosts.pop(), make(self.chance), PERSONAL[self.part])
         for number in range(secret):
-            kinds = list(identifiers.SECRETS)
-            kind = kinds[number % len(kinds)]
-            yield f"secret.{kind}", self.inside(hosts.pop(), identifiers.SECRETS[kind](self.chance), SECRET[self.part])
+            kind, make = _nth(identifiers.SECRETS, number)
+            yield f"secret.{kind}", self.inside(hosts.pop(), make(self.chance), SECRET[self.part])
         for number in range(abuse):
             yield "abuse", self.abuse(chinese=number % 4 == 3)
         for number in range(language):
             languages = LANGUAGES[self.part]
             yield "language", foreign(languages[number % len(languages)], self.chance)
-        for kind, make in self.junk_kinds().items():
+        for kind, make_junk in self.junk_kinds().items():
             for _ in range(junk_of_a_kind):
-                yield f"junk.{kind}", make()
+                yield f"junk.{kind}", make_junk()
 
     def inside(self, host: str, datum: str, templates: tuple[str, ...]) -> str:
         """A clean text with a sentence that holds the datum between two of its paragraphs."""
         chinese = host[:40].isascii() is False and any("\u4e00" <= c <= "\u9fff" for c in host[:40])
-        sentence = self.chance.choice(PERSONAL_ZH[self.part] if chinese and templates in PERSONAL.values() else templates)
+        sentence = self.chance.choice(
+            PERSONAL_ZH[self.part] if chinese and templates in PERSONAL.values() else templates
+        )
         lines = host.split("\n")
         lines.insert(self.chance.randint(0, len(lines)), sentence.format(datum))
         return "\n".join(lines)
@@ -93,6 +93,10 @@ class Makers:
         lines = inspect.getsource(importlib.import_module(self.chance.choice(MODULES[self.part]))).splitlines()
         start = self.chance.randrange(max(1, len(lines) - 150))
         return "\n".join(lines[start : start + self.chance.randint(60, 150)])
+
+
+def _nth(makers: dict[str, identifiers.Maker], number: int) -> tuple[str, identifiers.Maker]:
+    return list(makers.items())[number % len(makers)]
 
 
 def foreign(language: str, chance: random.Random) -> str:

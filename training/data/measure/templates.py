@@ -26,7 +26,11 @@ SECRET = {
     "test": ("Deploy notes, do not share: {}", "It worked only after setting\n{}\nin the file.", "log line 17 {}"),
 }
 ABUSE = {
-    "development": ("You are nothing but a {0} and a {1}.", "What a {0}.", "Shut up, {0}, nobody asked a {1} like you."),
+    "development": (
+        "You are nothing but a {0} and a {1}.",
+        "What a {0}.",
+        "Shut up, {0}, nobody asked a {1} like you.",
+    ),
     "test": (
         "Listen, {0}, I hope they throw you out with every other {1}.",
         "Only a {0} writes that.",

@@ -1,10 +1,10 @@
 """Stage 1, `trident data filter`: language, sensitive content, quality, exact and near duplicates.
 
-    rules        one task a file: rules, cheap ones first; what passes is kept and signed
-    exact        one task: equal signatures
-    near         one task a bucket, then one that joins the pairs
-    write        one task a file: what repeats an earlier document is left out, the rest is written
-    finish       labelled corpora handed on, counts written, work files removed
+rules        one task a file: rules, cheap ones first; what passes is kept and signed
+exact        one task: equal signatures
+near         one task a bucket, then one that joins the pairs
+write        one task a file: what repeats an earlier document is left out, the rest is written
+finish       labelled corpora handed on, counts written, work files removed
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def filter_stages(corpora: Corpora, folder: RunFolder, settings: FilterSettings)
             name="1-rules",
             tasks=files,
             steps=[
-                ReadDocuments(
-                    corpora.texts, corpora.root, counts=folder.counts, progress=folder.progress("1-rules")
-                ),
+                ReadDocuments(corpora.texts, corpora.root, counts=folder.counts, progress=folder.progress("1-rules")),
                 LanguageFilter(settings.languages, DropLog(folder.dropped / "1-language")),
                 SensitiveFilter(
                     abuse_words=settings.abuse_words,

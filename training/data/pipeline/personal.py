@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from training.data.pipeline.findings import Finding
 
 
-
 def ascii_pattern(expression: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
     """Word borders by ASCII: a number may follow a Chinese character without a space."""
     return re.compile(expression, flags | re.ASCII)
@@ -42,7 +41,9 @@ NAMED_PHONE = ascii_pattern(
     r"(?:\s?(?:number|no\.?|号码|號碼|is|at))*[\s:：.]{0,3}((?:\+|\()?\d[\d\s().\-]{5,17}\d)",
     re.IGNORECASE,
 )
-CARD = ascii_pattern(r"(?<![\w.,-])(?:\d{13,19}|\d{4}(?:[ -]\d{4}){2,3}(?:[ -]\d{1,4})?|\d{4}[ -]\d{6}[ -]\d{5})(?![\w-])")
+CARD = ascii_pattern(
+    r"(?<![\w.,-])(?:\d{13,19}|\d{4}(?:[ -]\d{4}){2,3}(?:[ -]\d{1,4})?|\d{4}[ -]\d{6}[ -]\d{5})(?![\w-])"
+)
 CARD_ISSUER = ascii_pattern(r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|3(?:0[0-5]|6|8|5)|6(?:011|5|2|4[4-9])")
 IBAN = ascii_pattern(r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)")
 IPV4 = ascii_pattern(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]\d|\w)")
@@ -115,6 +116,7 @@ def _identities(text: str) -> Iterator[Finding]:
 
     for name, pattern in NATIONAL_IDS:
         module = get_cc_module(*name.split("."))
+        assert module is not None
         yield from _found(pattern, text, "national_id", module.is_valid)
     yield from _found(CHINESE_ID, text, "national_id", _is_chinese_id)
     yield from _found(BRITISH_ID, text, "national_id", lambda _: True)

@@ -31,11 +31,13 @@ MORE_FORMATS: tuple[re.Pattern[str], ...] = (
     re.compile(r"(?i)authorization: *(?:bearer|basic|token) +[\w.~+/=-]{16,}"),
 )
 ASSIGNED = re.compile(
-    r"(?:(?:api|access|auth|private|client|secret|encryption|signing|account)[_\- ]?(?:key|token|secret|id)|secret|token"
-    r"|passw(?:or)?d|passphrase|pwd|密码|密碼)[\w-]{0,12}[\"']?\s{0,2}(?:=>|:=|[:=：])\s{0,2}[\"'`]?([^\s\"'`,;，。<>]{6,120})",
+    r"(?:(?:api|access|auth|private|client|secret|encryption|signing|account)[_\- ]?(?:key|token|secret|id)|secret"
+    r"|token|passw(?:or)?d|passphrase|pwd|密码|密碼)[\w-]{0,12}[\"']?\s{0,2}(?:=>|:=|[:=：])\s{0,2}[\"'`]?([^\s\"'`,;，。<>]{6,120})",
     re.IGNORECASE,
 )
-PLACEHOLDER = re.compile(r"^(?:x+|\*+|\.+|<.*|\$\{?[A-Z_]+\}?|your.*|example.*|changeme|password|secret|none|null|true|false)$", re.I)
+PLACEHOLDER = re.compile(
+    r"^(?:x+|\*+|\.+|<.*|\$\{?[A-Z_]+\}?|your.*|example.*|changeme|password|secret|none|null|true|false)$", re.I
+)
 LEAST_BITS = 2.6
 """Shannon entropy a character of an assigned value: words and dates lie below, keys and passwords above."""
 

@@ -111,9 +111,9 @@ class SelectSettings:
     """[select]: stage 3."""
 
     features: int = 1 << 18
-    """Hash buckets of words and word pairs."""
+    """Hash buckets of words and pairs of Chinese characters."""
     contrast: float = 1.0
-    """Part of the corpus' own mean that is taken off the seeds' before documents are compared with it."""
+    """How much of what the seeds share with the whole corpus is taken off before documents are compared with them."""
 
     def __post_init__(self) -> None:
         if self.features < 1_024:
