@@ -110,7 +110,7 @@ def write_count(folder: Path, what: str, rank: int, documents: int) -> None:
 
 def read_count(folder: Path, what: str) -> int:
     """Documents of all tasks."""
-    return sum(int(path.read_text()) for path in (folder / what).glob("*"))
+    return sum(int(path.read_text()) for path in folder.glob(f"**/{what}/*"))
 
 
 def _part(path: Path, characters: int, size: int) -> float:

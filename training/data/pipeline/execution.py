@@ -12,10 +12,15 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stderr, suppress
+from copy import deepcopy
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
@@ -159,17 +164,47 @@ def _connect(settings: ExecutorSettings) -> None:
 
 
 class QuietExecutor(LocalPipelineExecutor):
-    """datatrove's processes, silent on the terminal, and gone when the command that started them is."""
+    """datatrove's tasks in processes of ours: silent on the terminal, gone when the command that started them is.
+
+    datatrove's own pool waits for ever where a worker was killed for memory, and leaves its manager process behind
+    where the command itself was killed.
+    """
 
     def __init__(self, *arguments: Any, lock: Path, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.lock = lock
 
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        if local_rank >= 0 and self.workers > 1:
-            _end_with_parent(self.lock)
+    def run(self) -> None:
+        """Run the tasks that are not completed.
+
+        Raises what a task raised, and ValueError where a process died.
+        """
+        ranks = self.get_incomplete_ranks(range(self.tasks))
+        if not ranks:
+            return
+        self.save_executor_as_json()
+        if self.workers == 1:
+            for rank in ranks:
+                deepcopy(self).run_rank(rank)
+            return
+        context = get_context("forkserver")
+        theirs, ours = context.Pipe(duplex=False)
+        with ours, ProcessPoolExecutor(self.workers, context, _end_with_command, (self.lock, theirs)) as pool:
+            waiting = [pool.submit(self.run_rank, rank) for rank in ranks]
+            try:
+                for done in as_completed(waiting):
+                    done.result()
+            except BrokenProcessPool as error:
+                raise ValueError(
+                    "a worker process was killed, perhaps for want of memory; try fewer workers"
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def run_rank(self, rank: int) -> None:
+        """Run one task; its messages go to its log file alone."""
         with redirect_stderr(_Nowhere()):
-            return super()._run_for_rank(rank, local_rank, node_rank)
+            self._run_for_rank(rank)
 
 
 class _Nowhere:
@@ -184,25 +219,18 @@ class _Nowhere:
         return False
 
 
-_held_lock: TextIO | None = None
-
-
-def _end_with_parent(lock: Path) -> None:
-    """Share the workers' lock, and end this process soon after its parent is killed.
+def _end_with_command(lock: Path, command: Connection) -> None:
+    """Share the workers' lock, and end this process when the other end of the pipe is closed: the command is gone.
 
     A worker that went on writing would meet the run that the user starts next.
     """
-    global _held_lock
-    if _held_lock is not None:
-        return
-    _held_lock = lock.open("w")
-    fcntl.flock(_held_lock, fcntl.LOCK_SH)
-    parent = os.getppid()
+    held = lock.open("w")
+    fcntl.flock(held, fcntl.LOCK_SH)
 
     def watch() -> None:
-        waiting = threading.Event()
-        while os.getppid() == parent:
-            waiting.wait(LOOK_EVERY_S)
+        with suppress(EOFError):
+            command.recv()
+        held.close()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -213,8 +241,8 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold the folder's lock, and wait for workers of a killed run to be gone."""
     with (root / "run.lock").open("w") as run, (root / "workers.lock").open("w") as workers:
         try:
-            fcntl.flock(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(run, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             raise ValueError(f"another process is at work in {root}") from error
         fcntl.flock(workers, fcntl.LOCK_EX)
         fcntl.flock(workers, fcntl.LOCK_UN)

@@ -17,7 +17,7 @@ class RunReport:
 
     command: str
     read: int
-    """Documents of the input."""
+    """Documents of the input; for `augment` with the translations made of them."""
     written: int
     """Documents of the output."""
     dropped: list[Dropped] = field(default_factory=list)

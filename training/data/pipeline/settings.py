@@ -80,6 +80,8 @@ class AugmentSettings:
 
     pivots: dict[str, Any] = field(default_factory=dict)
     """[augment.pivots.LANGUAGE] with forward and backward: folders or names of translation models."""
+    language: str = "en"
+    """What the models translate from; documents of other languages are left as they are."""
     batch_sentences: int = 32
     max_tokens: int = 256
     """Tokens of a translated sentence at most."""
