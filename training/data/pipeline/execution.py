@@ -188,6 +188,7 @@ class QuietExecutor(LocalPipelineExecutor):
                 deepcopy(self).run_rank(rank)
             return
         context = get_context("forkserver")
+        context.set_forkserver_preload([type(step).__module__ for step in self.pipeline])
         theirs, ours = context.Pipe(duplex=False)
         with ours, ProcessPoolExecutor(self.workers, context, _end_with_command, (self.lock, theirs)) as pool:
             waiting = [pool.submit(self.run_rank, rank) for rank in ranks]
