@@ -55,7 +55,7 @@ def augment_corpora(root: Path, output: Path, settings: DataSettings) -> RunRepo
     """
     if not settings.augment.routes:
         raise ValueError("no pivot languages: add [augment.pivots.fr] with forward and backward to the settings")
-    corpora, folder = find_corpora(root), RunFolder(root=output)
+    corpora, folder = find_corpora(root.absolute()), RunFolder(root=output.absolute())
     tasks = len(corpora.texts) * (1 + len(settings.augment.routes))
     if tasks > duplicates.MOST_FILES:
         raise ValueError(f"{tasks} files and translations; at most {duplicates.MOST_FILES} can be compared")

@@ -36,7 +36,7 @@ def filter_corpora(root: Path, output: Path, settings: DataSettings) -> RunRepor
 
     Raises ValueError for a folder without text, damaged files, and an output that holds something else.
     """
-    corpora, folder = find_corpora(root), RunFolder(root=output)
+    corpora, folder = find_corpora(root.absolute()), RunFolder(root=output.absolute())
     if len(corpora.texts) > duplicates.MOST_FILES:
         raise ValueError(f"{root} holds {len(corpora.texts)} files; at most {duplicates.MOST_FILES} can be compared")
     folder.claim("filter", digest_of(settings.filter, corpora.identity))

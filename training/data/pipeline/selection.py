@@ -44,7 +44,7 @@ def select_corpora(root: Path, seeds: Path, output: Path, top: float, settings: 
         raise ValueError(f"there is no file of seeds {seeds}: JSON lines with 'text'")
     if not any(True for _ in read_records(seeds, "text")):
         raise ValueError(f"{seeds} holds no seeds")
-    corpora, folder = find_corpora(root), RunFolder(root=output)
+    corpora, folder = find_corpora(root.absolute()), RunFolder(root=output.absolute())
     seeds_digest = hashlib.sha256(seeds.read_bytes()).hexdigest()
     folder.claim("select", digest_of(settings.select, corpora.identity, seeds_digest, top))
     done = run_stages(select_stages(corpora, seeds, folder, top, settings.select), folder, settings.executor)
