@@ -9,11 +9,12 @@ from __future__ import annotations
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 OPTIMIZERS = ("muon", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
+Section = TypeVar("Section")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -309,6 +310,12 @@ def load_recipe(path: Path) -> Recipe:
 def parse_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from nested tables; ValueError for unknown, missing or wrong keys."""
     return _build(Recipe, values, "")
+
+
+def parse_section(kind: type[Section], values: dict[str, Any]) -> Section:
+    """A dataclass from a table, checked like a recipe's sections."""
+    section: Section = _build(kind, values, "")
+    return section
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
