@@ -58,6 +58,13 @@ class InvalidJson(InvalidInput):
     code = "invalid_json"
 
 
+class MalformedRequest(InvalidInput):
+    """Bytes that are no HTTP request."""
+
+    status = 400
+    code = "malformed_request"
+
+
 class ContextLengthExceeded(InvalidInput):
     """A text of more tokens than the model reads."""
 

@@ -21,6 +21,7 @@ from service.app import build_app
 from service.gateway import Gateway
 from service.logs import configure_logging
 from service.settings import Settings
+from service.unreadable import EnvelopeProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         ws="none",
+        http=EnvelopeProtocol,
         lifespan="on",
         backlog=BACKLOG,
         timeout_graceful_shutdown=LAST_WORDS_S,

@@ -36,6 +36,9 @@ class Sample:
     """Deltas of a streamed answer."""
     tokens: int
     """Completion tokens that the server counted."""
+    error: str | None = None
+    """What spoilt an answer whose status says nothing of it: the code of the error that ended a stream, `truncated` for
+    a stream without its end, `connection`, or `not JSON`."""
 
 
 async def run(
@@ -61,44 +64,73 @@ async def run(
         return [task.result() for task in tasks]
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What has been seen of one answer so far."""
+
+    status: int = 0
+    ttft_s: float | None = None
+    pieces: int = 0
+    tokens: int = 0
+    error: str | None = None
+
+
 async def _send(
     client: httpx.AsyncClient, query: Query, start: float, scheduled_s: float, done: Callable[[Sample], None]
 ) -> Sample:
     due = start + scheduled_s
     late_s = time.perf_counter() - due
-    status, ttft_s, pieces, tokens = 0, None, 0, 0
+    seen = _Seen()
     try:
         async with client.stream("POST", query.path, json=query.body) as response:
-            status = response.status_code
-            if query.streams and status == httpx.codes.OK:
-                async for line in response.aiter_lines():
-                    if not line.startswith("data: ") or line == "data: [DONE]":
-                        continue
-                    event = json.loads(line.removeprefix("data: "))
-                    tokens = max(tokens, (event.get("usage") or {}).get("completion_tokens", 0))
-                    if event.get("delta"):
-                        pieces += 1
-                        ttft_s = ttft_s or time.perf_counter() - due
+            seen.status = response.status_code
+            if seen.status != httpx.codes.OK:
+                await response.aread()
+            elif query.streams:
+                await _read_stream(response, due, seen)
             else:
-                tokens = _usage(await response.aread())
+                seen.tokens = _usage(json.loads(await response.aread()))
+    # Either is counted as a failed request in the results; the run goes on.
     except httpx.HTTPError:
-        status = 0  # Counted as a failed request in the results; the run goes on.
+        seen.status, seen.error = 0, "connection"
+    except ValueError:
+        seen.error = "not JSON"
     sample = Sample(
         path=query.path,
         scheduled_s=scheduled_s,
         late_s=late_s,
-        status=status,
-        ttft_s=ttft_s,
+        status=seen.status,
+        ttft_s=seen.ttft_s,
         total_s=time.perf_counter() - due,
-        pieces=pieces,
-        tokens=tokens,
+        pieces=seen.pieces,
+        tokens=seen.tokens,
+        error=seen.error,
     )
     done(sample)
     return sample
 
 
-def _usage(body: bytes) -> int:
-    answer = json.loads(body)
+async def _read_stream(response: httpx.Response, due: float, seen: _Seen) -> None:
+    """The status was sent before the text: whether the answer is whole, only its end tells."""
+    whole = False
+    async for line in response.aiter_lines():
+        if not line.startswith("data: "):
+            continue
+        if line == "data: [DONE]":
+            whole = True
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if event.get("error"):
+            seen.error = str(event["error"].get("code"))
+        seen.tokens = max(seen.tokens, _usage(event))
+        if event.get("delta"):
+            seen.pieces += 1
+            seen.ttft_s = seen.ttft_s or time.perf_counter() - due
+    if not whole:
+        seen.error = seen.error or "truncated"
+
+
+def _usage(answer: dict[str, Any]) -> int:
     return (answer.get("usage") or {}).get("completion_tokens", 0)
 
 

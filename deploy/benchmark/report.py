@@ -13,16 +13,17 @@ HEADER = (
 )
 
 
-def summarise(result: dict[str, Any]) -> dict[str, float]:
+def summarise(result: dict[str, Any]) -> dict[str, float | None]:
     """Figures of one run.
 
     Returns:
         `requests`, `failed`, `goodput_per_s` (answers within the deadline, a second), `attainment` (their share of all
-        requests), `ttft_ms_p50`, `ttft_ms_p95`, `latency_ms_p50`, `latency_ms_p95`, `tokens_per_s`.
+        requests), `ttft_ms_p50`, `ttft_ms_p95`, `latency_ms_p50`, `latency_ms_p95`, `tokens_per_s`. Percentiles of
+        nothing are None. A stream that ended in an error, or without its end, has failed whatever its status.
     """
     samples = result["samples"]
     deadline_s = result["settings"]["deadline_ms"] / 1e3
-    answered = [sample for sample in samples if sample["status"] == 200]
+    answered = [sample for sample in samples if sample["status"] == 200 and not sample.get("error")]
     within = [sample for sample in answered if sample["total_s"] <= deadline_s]
     # The run lasts until its last answer: a backlog counts against the rate.
     span_s = max((sample["scheduled_s"] + sample["total_s"] for sample in samples), default=0.0) or 1.0
@@ -41,9 +42,9 @@ def summarise(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _percentile_ms(seconds: Iterable[float], percent: float) -> float:
+def _percentile_ms(seconds: Iterable[float], percent: float) -> float | None:
     values = np.asarray(list(seconds))
-    return float(np.percentile(values, percent) * 1e3) if values.size else float("nan")
+    return float(np.percentile(values, percent) * 1e3) if values.size else None
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:
@@ -54,11 +55,15 @@ def table(results: Iterable[dict[str, Any]]) -> str:
         rows.append(
             f"| {result['name']} | {figures['requests']:.0f} | {figures['failed']:.0f} "
             f"| {figures['goodput_per_s']:.2f} | {figures['attainment']:.0%} "
-            f"| {figures['ttft_ms_p50']:.0f} / {figures['ttft_ms_p95']:.0f} "
-            f"| {figures['latency_ms_p50']:.0f} / {figures['latency_ms_p95']:.0f} "
+            f"| {_whole(figures['ttft_ms_p50'])} / {_whole(figures['ttft_ms_p95'])} "
+            f"| {_whole(figures['latency_ms_p50'])} / {_whole(figures['latency_ms_p95'])} "
             f"| {figures['tokens_per_s']:.1f} |"
         )
     return "\n".join(rows)
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
 
 
 def replace_between(text: str, name: str, table: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ QUESTIONS = (
 )
 
 
+TASKS = ("generation", "qa", "summary")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
     """One request of the load: where it goes and what it says."""
@@ -46,7 +51,7 @@ def built_in(mix: dict[str, float], max_new_tokens: int, seed: int) -> Iterator[
     """Endless queries of the built-in paragraphs.
 
     Args:
-        mix: Weight of each task among `generation`, `qa`, `summary`.
+        mix: Weight of each task in `TASKS`, as `parse_mix` reads it.
         max_new_tokens: Bound on generated tokens; lengths are drawn uniformly from 1 to it, as real loads are mixed.
         seed: Equal seeds give equal loads.
     """
@@ -64,32 +69,45 @@ def built_in(mix: dict[str, float], max_new_tokens: int, seed: int) -> Iterator[
         elif task == "summary":
             body = {"text": paragraph, "max_new_tokens": length, "num_beams": 1, "stream": True}
             yield Query(path="/v1/summarize", body=body, streams=True)
-        elif task == "generation":
+        else:
             body = {"prompt": paragraph, "max_new_tokens": length, "temperature": 0, "stream": True}
             yield Query(path="/v1/generate", body=body, streams=True)
-        else:
-            raise ValueError(f"unknown task {task!r} in the mix; known: generation, qa, summary")
 
 
 def from_file(path: Path) -> Iterator[Query]:
-    """Queries of a JSONL file (`{"path": "/v1/qa", "body": {…}}` a line), again and again."""
-    queries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Queries of a JSONL file (`{"path": "/v1/qa", "body": {…}}` a line), again and again.
+
+    Raises ValueError naming the line that is none, before the first query is asked for.
+    """
+    queries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            match json.loads(line):
+                case {"path": str(where), "body": dict(body)}:
+                    queries.append(Query(path=where, body=body, streams=bool(body.get("stream"))))
+                    continue
+        except json.JSONDecodeError:
+            pass
+        raise ValueError(f"{path}, line {number} is no query: write a JSON object with `path` and `body`")
     if not queries:
         raise ValueError(f"{path} holds no queries; write one JSON object a line with `path` and `body`")
-    while True:
-        for query in queries:
-            yield Query(path=query["path"], body=query["body"], streams=bool(query["body"].get("stream")))
+    return cycle(queries)
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """Read `generation=2,qa=1` into weights."""
+    """Read `generation=2,qa=1` into weights. Raises ValueError for an unknown task, or weights that are none."""
     mix: dict[str, float] = {}
     for part in text.split(","):
-        task, _, weight = part.partition("=")
+        name, _, weight = part.partition("=")
+        task = name.strip()
+        if task not in TASKS:
+            raise ValueError(f"{task!r} in the mix is no task: choose from {', '.join(TASKS)}")
         try:
-            mix[task.strip()] = float(weight or 1)
+            mix[task] = float(weight or 1)
         except ValueError:
             raise ValueError(f"{part!r} is not TASK=WEIGHT; write for instance generation=2,qa=1") from None
-    if sum(mix.values()) <= 0 or min(mix.values()) < 0:
+    if not 0 < sum(mix.values()) < math.inf or min(mix.values()) < 0:
         raise ValueError(f"the weights of {text!r} must be positive")
     return mix

@@ -59,7 +59,7 @@ def load(
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     figures = report.summarise(result)
     if as_json:
-        typer.echo(json.dumps(figures))
+        typer.echo(json.dumps(figures, allow_nan=False))
     else:
         typer.echo(report.table([result]))
     if figures["failed"]:
@@ -77,6 +77,8 @@ def make_report(
     """Write the table of some results into a document."""
     from deploy.benchmark import report
 
+    if not document.is_file():
+        raise ValueError(f"there is no document {document} to put the table into: name one with --document")
     loaded = [json.loads(path.read_text(encoding="utf-8")) for path in results]
     text = document.read_text(encoding="utf-8")
     document.write_text(report.replace_between(text, section, report.table(loaded)), encoding="utf-8")

@@ -36,6 +36,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = load_manifest(folder, verify=settings.verify, graphs=[graph])
         self._session = open_session(folder / manifest.graph_file(graph), threads=settings.threads, keeps_memory=False)
+        self._vocabulary = int(manifest.config["vocab_size"])
         self._outputs = [each.name for each in self._session.get_outputs()]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -72,6 +73,23 @@ class TritonPythonModel:
                 )
         if len({len(tensor) for tensor in inputs.values()}) != 1:
             raise ValueError("the inputs have different batch sizes: send as many rows of each")
+        self._check_values(inputs)
+
+    def _check_values(self, inputs: Inputs) -> None:
+        """Raises ValueError where a tensor holds what the graph would answer all the same, with nonsense.
+
+        ONNX Runtime takes a negative id for one counted from the vocabulary's end, and a length for what it is.
+        """
+        ids_BS, lengths_B1 = inputs.get("input_ids"), inputs.get("lengths")
+        if ids_BS is None:
+            return
+        for bad in (ids_BS.min(), ids_BS.max()):
+            if not 0 <= bad < self._vocabulary:
+                raise ValueError(f"input_ids holds the id {bad}: ids are 0 to {self._vocabulary - 1}")
+        if lengths_B1 is not None:
+            for bad in (lengths_B1.min(), lengths_B1.max()):
+                if not 1 <= bad <= ids_BS.shape[1]:
+                    raise ValueError(f"lengths holds {bad}: rows of {ids_BS.shape[1]} ids have 1 to {ids_BS.shape[1]}")
 
     def _answer(self, group: Sequence[Inputs]) -> list[Any]:
         """Run requests of one shape as one batch; one at a time where that fails, to fail only the bad ones."""

@@ -119,11 +119,13 @@ def _of_field(detail: Mapping[str, Any]) -> InvalidInput:
     """One of pydantic's errors. The first of the location is the place: body, header …"""
     place, *path = detail["loc"]
     # Locations inside a union also name its branch; what clients know ends at the first index.
-    param = ".".join(str(part) for part in path)[:LONGEST_NAME] or None
+    param = ".".join(str(part) for part in path)[:LONGEST_NAME] if path else None
     kind = detail["type"]
     if kind == "missing":
         return MissingField(f"{param or f'the {place}'} is missing: send it", param=param)
     if kind == "extra_forbidden":
-        return UnknownField(f"{param} is no field of this request: look at /docs for its spelling", param=param)
+        return UnknownField(
+            f"{param or repr(param)} is no field of this request: look at /docs for its spelling", param=param
+        )
     message = detail["msg"].replace("Input should", "it should")
     return InvalidInput(f"{param or place} is {_short.repr(detail['input'])}: {message}", param=param)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -21,7 +22,8 @@ TASKS = {
     "/v1/completions": "generation",
     "/v1/chat/completions": "generation",
 }
-"""Paths that are counted in `requests_total`, and as what, unless a handler knows better."""
+"""Paths that ask the models: admitted, and counted in `requests_total` under these names unless a handler knows
+better."""
 
 _KEY = "trident.exchange"
 
@@ -59,11 +61,15 @@ class Exchange:
 
 def begin_exchange(scope: Scope, now_s: float) -> Exchange:
     """A new exchange, kept in its scope."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    request_id = given.decode("ascii") if SANE_ID.fullmatch(given) else uuid.uuid4().hex
-    exchange = Exchange(request_id=request_id, arrived_s=now_s, task=TASKS.get(scope["path"]))
+    exchange = Exchange(request_id=request_id_of(scope["headers"]), arrived_s=now_s, task=TASKS.get(scope["path"]))
     scope[_KEY] = exchange
     return exchange
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that the client gives, where it is sane, or a new one. Names of headers are in lower case."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode("ascii") if SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def exchange_of(scope: Scope) -> Exchange:

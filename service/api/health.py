@@ -42,12 +42,14 @@ class Ready(BaseModel):
     server: ServerModel
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> Live:
     """Whether the process answers, ready or not."""
     return Live()
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses=NOT_READY)
 async def ready(gateway: GatewayOf) -> Ready:
     """Whether requests will be answered."""
@@ -60,6 +62,7 @@ async def ready(gateway: GatewayOf) -> Ready:
     return Ready(model=gateway.manifest.name, runtime=gateway.settings.runtime, server=server)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request, gateway: GatewayOf) -> Response:
     """Everything that is counted, for Prometheus."""

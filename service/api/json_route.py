@@ -18,6 +18,16 @@ from service.settings import LimitSettings
 MOST_FIELDS = 100
 """Each unknown field is an error of its own: a million of them would keep the process busy for seconds."""
 
+JSON_NAMES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+}
+"""What JSON calls the types that it is parsed into, objects aside."""
+
 
 class JsonRequest(Request):
     """A request whose body has been read already."""
@@ -30,7 +40,7 @@ class JsonRequest(Request):
         except orjson.JSONDecodeError as error:
             raise InvalidJson(f"the body is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise InvalidInput(f"the body is a JSON {type(value).__name__}: send an object")
+            raise InvalidInput(f"the body is {JSON_NAMES[type(value)]}: send an object")
         if len(value) > MOST_FIELDS:
             raise InvalidInput(f"the body has {len(value)} fields, and {MOST_FIELDS} is the limit")
         return value
@@ -64,7 +74,8 @@ def check_media_type(request: Request) -> None:
     media_type = given.partition(";")[0].strip().lower()
     if not (media_type == "application/json" or (media_type.startswith("application/") and media_type[-5:] == "+json")):
         raise UnsupportedMediaType(f"Content-Type is {given[:100]!r}: send application/json", param="Content-Type")
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType(
             f"Content-Encoding is {encoding[:100]!r}: send the body uncompressed", param="Content-Encoding"
         )

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Admission
 from service.api.errors import error_response
-from service.api.exchange import Exchange, begin_exchange
+from service.api.exchange import TASKS, Exchange, begin_exchange
 from service.batching.clock import Clock
 from service.errors import ClientGone, InferenceFailed, ServiceError
 from service.telemetry import Metrics
@@ -72,8 +72,9 @@ class ExchangeMiddleware:
             self._metrics.requests.labels(exchange.task, str(outcome)).inc()
             if outcome == 200:
                 self._metrics.e2e_latency.observe(seconds)
-        if failure is not None and failure.rejection is not None:
-            self._metrics.rejected.labels(failure.rejection).inc()
+            # Of tasks only: a readiness probe that hears "not ready" has not been rejected.
+            if failure is not None and failure.rejection is not None:
+                self._metrics.rejected.labels(failure.rejection).inc()
         path = scope["path"][:LONGEST_PATH]
         (log.debug if path in QUIET_PATHS else log.info)(
             "request",
@@ -88,14 +89,17 @@ class ExchangeMiddleware:
 
 
 class AdmissionMiddleware:
-    """The door for requests to the models: closed while the service drains, or as long as it is full."""
+    """The door for requests to the models: closed while the service drains, or as long as it is full.
+
+    Other paths pass: what does not exist is 404 whatever the load.
+    """
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app, self._admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold a place until the last byte has gone out. Raises Draining or TooManyRequests."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in TASKS:
             await self._app(scope, receive, send)
             return
         with self._admission.admit():

@@ -101,12 +101,14 @@ async def chat_completions(body: ChatRequest, call: CallOf) -> Response:
     return await _answer(body, body.prompt, "messages", body.length_field, ChatShape(), call)
 
 
+@models.head("", include_in_schema=False)
 @models.get("", response_class=JsonResponse)
 async def list_models(gateway: GatewayOf) -> Response:
     """The served model."""
     return JsonResponse({"object": "list", "data": [_model(gateway, gateway.manifest.name)]})
 
 
+@models.head("/{name}", include_in_schema=False)
 @models.get("/{name}", response_class=JsonResponse, responses=NOT_FOUND)
 async def get_model(name: str, gateway: GatewayOf) -> Response:
     """One model, by its name or as `trident`."""
@@ -124,6 +126,7 @@ async def _answer(
         call.time,
         param=param,
         length_param=length_param,
+        least_param="min_tokens",
         stops=body.stop or (),
         stream=bool(body.stream),
     )

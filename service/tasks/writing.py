@@ -55,13 +55,15 @@ class Writing:
         *,
         param: str,
         length_param: str = "max_new_tokens",
+        least_param: str = "min_new_tokens",
         stops: Sequence[str] = (),
         stream: bool = False,
     ) -> TextAnswer:
         """Queue one text, or the ids of its tokens.
 
-        `param` and `length_param` are what the text and `max_new_tokens` are called in the request. An answer with
-        stop strings comes token by token even where the request does not stream, so that it ends where they say.
+        `param`, `length_param` and `least_param` are what the text, `max_new_tokens` and `min_new_tokens` are called
+        in the request. An answer with stop strings comes token by token even where the request does not stream, so
+        that it ends where they say.
 
         Raises ContextLengthExceeded, InvalidInput, Overloaded or Unavailable.
         """
@@ -71,9 +73,9 @@ class Writing:
         check_at_most(self._parts.max_beams, num_beams=sampling.num_beams)
         if sampling.min_new_tokens > sampling.max_new_tokens:
             raise InvalidInput(
-                f"min_new_tokens is {sampling.min_new_tokens} and {length_param} {sampling.max_new_tokens}: "
+                f"{least_param} is {sampling.min_new_tokens} and {length_param} {sampling.max_new_tokens}: "
                 "ask for as many at most as at least",
-                param="min_new_tokens",
+                param=least_param,
             )
         ids = (await self._parts.codec.encode(text)).ids if isinstance(text, str) else np.array(text, np.int64)
         source = np.concatenate([[self._task_token], ids])

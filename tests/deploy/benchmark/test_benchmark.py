@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from deploy.benchmark import arrivals, report, workload
+from deploy.benchmark import arrivals, load, report, workload
+from deploy.commands.bench import app as bench_app
 
 
 def test_poisson_arrivals_are_ordered_repeatable_and_have_the_rate() -> None:
@@ -50,10 +59,125 @@ def test_equal_seeds_give_equal_loads_in_the_asked_mix() -> None:
     assert all(1 <= query.body["max_new_tokens"] <= 16 for query in first if query.streams)
 
 
-@pytest.mark.parametrize("text", ["generation=x", "generation=0", "qa=-1,generation=1"])
-def test_a_bad_mix_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"TASK=WEIGHT|must be positive"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("generation=x", "TASK=WEIGHT"),
+        ("generation=0", "must be positive"),
+        ("qa=-1,generation=1", "must be positive"),
+        ("qa=nan", "must be positive"),
+        ("foo=1", "'foo' in the mix is no task: choose from generation, qa, summary"),
+        ("qa=1,", "'' in the mix is no task"),
+    ],
+)
+def test_a_bad_mix_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         workload.parse_mix(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "holds no queries"),
+        ('{"path": "/v1/qa", "body": {}}\n{"body": {}}\n', "line 2 is no query"),
+        ("{", "line 1 is no query"),
+    ],
+)
+def test_a_file_without_queries_is_refused_before_the_load_begins(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "queries.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        workload.from_file(tmp_path / "queries.jsonl")
+
+
+def test_queries_of_a_file_come_again_and_again(tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"path": "/v1/generate", "body": {"stream": true}}\n', encoding="utf-8")
+    first, second = islice(workload.from_file(tmp_path / "queries.jsonl"), 2)
+    assert first == second == workload.Query(path="/v1/generate", body={"stream": True}, streams=True)
+
+
+class SmallService(BaseHTTPRequestHandler):
+    """Streams whose ends its paths name."""
+
+    ENDS: ClassVar = {
+        "/whole": b'data: {"delta": "a", "usage": {"completion_tokens": 3}}\n\ndata: [DONE]\n\n',
+        "/error": b'data: {"delta": "a"}\n\ndata: {"error": {"code": "deadline_exceeded"}}\n\n',
+        "/error-done": b'data: {"error": {"code": "unavailable"}}\n\ndata: [DONE]\n\n',
+        "/truncated": b'data: {"delta": "a"}\n\n',
+        "/broken": b"data: {\n\n",
+    }
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        content = self.ENDS[self.path]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output quiet."""
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SmallService) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_stream_is_an_answer_only_where_it_ends_well(service: str) -> None:
+    queries = [workload.Query(path=path, body={}, streams=True) for path in SmallService.ENDS]
+    samples = await load.run(service, np.zeros(len(queries)), iter(queries), 10.0, lambda _: None)
+    errors = {sample.path: sample.error for sample in samples}
+    assert errors == {
+        "/whole": None,
+        "/error": "deadline_exceeded",
+        "/error-done": "unavailable",
+        "/truncated": "truncated",
+        "/broken": "not JSON",
+    }
+    assert {sample.status for sample in samples} == {200}
+    result = {"name": "x", "settings": {"deadline_ms": 60_000}, "samples": [asdict(sample) for sample in samples]}
+    figures = report.summarise(result)
+    assert (figures["requests"], figures["failed"], figures["attainment"]) == (5, 4, 1 / 5)
+
+
+async def test_a_service_that_is_not_there_gives_failed_samples(service: str) -> None:
+    query = workload.Query(path="/whole", body={}, streams=True)
+    (sample,) = await load.run("http://127.0.0.1:1", np.zeros(1), iter([query]), 10.0, lambda _: None)
+    assert (sample.status, sample.error) == (0, "connection")
+
+
+def bench(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(bench_app, [str(each) for each in arguments])
+
+
+def test_figures_of_nothing_are_null_in_json_and_dashes_in_the_table(tmp_path: Path) -> None:
+    command = ("load", "--url", "http://127.0.0.1:1", "--rate", 20, "--duration", 0.2, "--output", tmp_path / "f.json")
+    done = bench(*command, "--json")
+    assert done.exit_code == 1
+    figures = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert figures["failed"] == figures["requests"] > 0
+    assert figures["ttft_ms_p50"] is figures["latency_ms_p95"] is None
+    assert "| – / – | – / – |" in report.table([json.loads((tmp_path / "f.json").read_text())])
+
+
+def test_a_mix_of_unknown_tasks_is_told_before_the_load_begins(tmp_path: Path) -> None:
+    done = bench("load", "--mix", "foo=1", "--output", tmp_path / "f.json")
+    assert isinstance(done.exception, ValueError)
+    assert "choose from generation, qa, summary" in str(done.exception)
+
+
+def test_a_report_names_the_document_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text("{}")
+    done = bench("report", tmp_path / "f.json", "--document", tmp_path / "none.md")
+    assert isinstance(done.exception, ValueError)
+    assert str(done.exception) == (
+        f"there is no document {tmp_path / 'none.md'} to put the table into: name one with --document"
+    )
 
 
 def test_figures_count_failures_and_deadlines() -> None:

@@ -250,7 +250,11 @@ def test_requests_of_one_shape_run_once(qa, monkeypatch: pytest.MonkeyPatch) -> 
         ({"lengths": np.int64([[4]])}, "lengths is int64"),
         ({"lengths": np.int32([4])}, "lengths is int32 \\[1\\]"),
         ({"lengths": np.int32([[4], [4]])}, "different batch sizes"),
-        ({"input_ids": np.int64([[20, 32_000, 20, 20, 20]])}, "32000"),
+        ({"input_ids": np.int64([[20, 32_000, 20, 20, 20]])}, "holds the id 32000: ids are 0 to 31999"),
+        ({"input_ids": np.int64([[20, 20, 20, 20, -1]])}, "holds the id -1: ids are 0 to 31999"),
+        ({"lengths": np.int32([[0]])}, "lengths holds 0: rows of 5 ids have 1 to 5"),
+        ({"lengths": np.int32([[-1]])}, "lengths holds -1"),
+        ({"lengths": np.int32([[6]])}, "lengths holds 6"),
     ],
 )
 def test_a_bad_request_fails_alone(qa, change: dict, message: str) -> None:
@@ -259,6 +263,16 @@ def test_a_bad_request_fails_alone(qa, change: dict, message: str) -> None:
     assert [response.error is None for response in responses] == [True, False, True]
     with pytest.raises(TritonError, match=message):
         raise responses[1].error
+
+
+@pytest.mark.parametrize("graph", ["hybrid_lm", "router"])
+@pytest.mark.parametrize("bad", [-1, 32_000])
+def test_an_id_outside_the_vocabulary_is_refused_by_every_model(nano_bundle: Path, graph: str, bad: int) -> None:
+    model = load("stateless_model", nano_bundle, graph=graph, verify="false")
+    good = {"input_ids": np.int64([[20, 21, 22]])}
+    responses = model.execute([Request(good), Request({"input_ids": np.int64([[20, bad, 22]])})])
+    assert responses[0].error is None
+    assert f"input_ids holds the id {bad}" in str(responses[1].error)
 
 
 def test_a_request_without_an_input_is_refused(qa) -> None:

@@ -160,6 +160,34 @@ def test_only_plain_json_is_read(client: httpx.Client, path: str, headers: dict[
     check_error(client.post(path, content=b"{}", headers=headers), 415, "unsupported_media_type", param)
 
 
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_a_body_that_is_declared_as_not_encoded_is_read(client: httpx.Client, encoding: str) -> None:
+    headers = {**JSON, "Content-Encoding": encoding}
+    body = b'{"prompt": "a", "max_new_tokens": 1}'
+    assert client.post("/v1/generate", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"null", "null"),
+        (b"true", "a boolean"),
+        (b"7", "a number"),
+        (b"7.5", "a number"),
+        (b'"text"', "a string"),
+        (b"[]", "an array"),
+    ],
+)
+def test_a_body_that_is_no_object_is_called_by_its_name_in_json(client: httpx.Client, body: bytes, named: str) -> None:
+    error = check_error(client.post("/v1/qa", content=body, headers=JSON), 422, "invalid_value")
+    assert error["message"] == f"the body is {named}: send an object"
+
+
+def test_an_unknown_field_without_a_name_is_told_as_such(client: httpx.Client) -> None:
+    error = check_error(client.post("/v1/generate", json={"prompt": "a", "": 1}), 422, "unknown_field", "")
+    assert error["message"].startswith("'' is no field of this request")
+
+
 @pytest.mark.parametrize(
     "media_type", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.a+json"]
 )
@@ -215,6 +243,13 @@ def test_unknown_paths_and_methods_are_in_the_envelope(client: httpx.Client) -> 
     check_error(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
     check_error(client.post("/health/live", json={}), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/v1/models", "/v1/models/trident"])
+def test_what_can_be_read_has_a_head(client: httpx.Client, path: str) -> None:
+    whole, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
 
 
 @pytest.mark.parametrize("value", ["soon", "-5", "0", "nan", "1e99", "600001", ""])
@@ -302,3 +337,40 @@ def test_any_headers_are_answered(gateway: RunningGateway, headers: dict[bytes, 
         status = int(connection.recv(65536).split(b" ", 2)[1])
     # 400: the parser refuses control characters before there is a request to answer.
     assert status in {200, 400, 413, 415, 422, 504}
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"BREW /v1/qa HTTP/1.1\r\nX-Request-ID: one\r\n\r\n", 400, "malformed_request"),
+        (b"\x16\x03\x01 no HTTP at all\r\n\r\n", 400, "malformed_request"),
+        (b"GET /health/live HTTP/1.1\r\nX-Request-ID: two\r\nHost: x\r\nbad header\r\n\r\n", 400, "malformed_request"),
+        (
+            b"POST /v1/qa HTTP/1.1\r\nX-Request-ID: two\r\nHost: x\r\nContent-Length: 1x\r\n\r\n",
+            400,
+            "malformed_request",
+        ),
+        (
+            b"POST /v1/qa HTTP/1.1\r\nX-Request-ID: two\r\nHost: x\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
+            413,
+            "body_too_large",
+        ),
+    ],
+    ids=["method", "no HTTP", "header", "length", "endless"],
+)
+def test_what_is_no_http_request_is_answered_in_the_envelope(
+    gateway: RunningGateway, sent: bytes, status: int, code: str
+) -> None:
+    address = httpx.URL(gateway.url)
+    with socket.create_connection((address.host, address.port or 0), timeout=10) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = httpx.Headers([line.split(": ", 1) for line in lines[1:]])
+    error = check_error(httpx.Response(int(lines[0].split()[1]), headers=headers, content=body), status, code)
+    assert headers["Content-Length"] == str(len(body))
+    if b"two" in sent:
+        assert error["request_id"] == "two"

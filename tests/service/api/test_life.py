@@ -54,6 +54,7 @@ def test_a_drain_lets_requests_finish_and_refuses_new_ones(nano_bundle: Path, tm
         gateway.process.send_signal(signal.SIGTERM)
         gateway.wait_until(lambda: gateway.ready_status() == 503, "readiness to end")
         check_error(httpx.post(f"{gateway.url}/v1/generate", json={"prompt": "a"}), 503, "unavailable")
+        check_error(httpx.post(f"{gateway.url}/v1/nope", json={}), 404, "not_found")
         not_ready = check_error(httpx.get(f"{gateway.url}/health/ready"), 503, "unavailable")
         assert "draining" in not_ready["message"]
         assert httpx.get(f"{gateway.url}/health/live").status_code == 200
@@ -115,6 +116,18 @@ def test_without_models_the_gateway_lives_and_says_why_it_is_not_ready(lonely_ga
 
     lonely_gateway.wait_until(says_why, "the reason")
     check_error(httpx.get(f"{lonely_gateway.url}/health/ready"), 503, "unavailable")
+
+
+def test_a_probe_that_hears_not_ready_is_no_rejected_request(lonely_gateway: RunningGateway) -> None:
+    before = lonely_gateway.metric("trident_requests_rejected_total")
+    for _ in range(3):
+        assert httpx.get(f"{lonely_gateway.url}/health/ready").status_code == 503
+    assert lonely_gateway.metric("trident_requests_rejected_total") == before
+    check_error(httpx.post(f"{lonely_gateway.url}/v1/generate", json={"prompt": "a"}, timeout=30), 503, "unavailable")
+    lonely_gateway.wait_until(
+        lambda: lonely_gateway.metric("trident_requests_rejected_total", reason="unavailable") == before + 1,
+        "the count of the request",
+    )
 
 
 @pytest.mark.parametrize(

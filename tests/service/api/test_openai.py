@@ -128,6 +128,7 @@ def test_what_would_not_is_ignored(client: httpx.Client) -> None:
     [
         ("/v1/completions", {"prompt": "a", "max_tokens": 513}, "max_tokens"),
         ("/v1/completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 4, "min_tokens": 5}, "min_tokens"),
         ("/v1/completions", {"prompt": "a", "temperature": 2.5}, "temperature"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 513}, "max_tokens"),
         ("/v1/chat/completions", {"messages": []}, "messages"),

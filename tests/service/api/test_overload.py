@@ -68,6 +68,9 @@ def test_too_many_requests_in_flight_are_refused(tight: RunningGateway) -> None:
     with waiting_behind_a_stream(tight, [WAITS, WAITS]):
         refused = httpx.post(f"{tight.url}/v1/qa", json={}, timeout=60)
         assert httpx.get(f"{tight.url}/v1/models").status_code == 200
+        rejected = tight.metric("trident_requests_rejected_total")
+        check_error(httpx.post(f"{tight.url}/v1/nope", json={}), 404, "not_found")
+        assert tight.metric("trident_requests_rejected_total") == rejected
     error = check_error(refused, 429, "overloaded")
     assert "3 requests are in flight" in error["message"]
     assert refused.headers["Retry-After"] == "1"
