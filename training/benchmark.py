@@ -19,6 +19,7 @@ from model.network import HybridModel
 from model.tokenizer import SPECIAL_TOKENS
 from training.config import ObjectivesSection, OptimizerSection
 from training.data.batches import Batch
+from training.kernels import choose_kernels
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
 from training.optimizer import Optimizers
@@ -49,7 +50,7 @@ def measure(workload: Workload) -> dict[str, Any]:
     """Run the steps; seconds of each, and bytes of memory: what stands between steps, and a step's own at its peak."""
     device = pick_device("auto")
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
+    choose_kernels()
     with device:
         network = HybridModel(HybridConfig.from_preset(workload.preset))
     network.train()

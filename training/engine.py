@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import Recipe
 from training.data.parts import Part, StepBatch
+from training.memory import checkpoint_layers
 from training.objectives import Losses
 from training.optimizer import Optimizers, gradient_norms
 from training.parallel.mesh import Mesh, Ring, add_up
@@ -258,12 +257,3 @@ def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
 
         return ZeroEngine(stage, mesh, recipe, dtype, tied)
     return LocalEngine(stage, mesh, recipe, dtype, tied)
-
-
-def checkpoint_layers(network: HybridModel) -> None:
-    """Keep the inputs of layers and units only; the backward pass computes the rest again."""
-    units = getattr(network.hybrid, "units", [])  # which another stage of a pipeline may hold
-    for layers in (network.encoder.layers, units, network.generative.layers, network.pointer.layers):
-        for layer in layers:
-            if not isinstance(layer, nn.Identity):
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -12,15 +11,13 @@ from model.network import HybridModel
 
 
 def repeated_layers(network: HybridModel) -> list[nn.Module]:
-    """What a network consists of many times, and what most of its activations are kept for."""
-    return [*network.encoder.layers, *network.hybrid.units, *network.generative.layers, *network.pointer.layers]
+    """What a network, or a pipeline stage's part of one, consists of many times."""
+    units = getattr(network.hybrid, "units", [])  # which another stage of a pipeline may hold
+    layers = [*network.encoder.layers, *units, *network.generative.layers, *network.pointer.layers]
+    return [layer for layer in layers if not isinstance(layer, nn.Identity)]
 
 
 def checkpoint_layers(network: HybridModel) -> None:
-    """Keep only the input of each layer; parameters keep their names."""
+    """Keep the inputs of layers and units only; the backward pass computes the rest again."""
     for layer in repeated_layers(network):
-        layer.forward = partial(_recomputed, layer.forward)
-
-
-def _recomputed(forward: Any, *arguments: Any, **named: Any) -> Any:
-    return checkpoint(forward, *arguments, use_reentrant=False, **named)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

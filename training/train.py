@@ -30,6 +30,7 @@ from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
+from training.kernels import choose_kernels
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
@@ -60,7 +61,7 @@ def train(recipe: Recipe) -> Progress:
 
 def run(recipe: Recipe, mesh: Mesh) -> Progress:
     """The run of one process among those of a mesh."""
-    torch.set_float32_matmul_precision("high")
+    choose_kernels()
     output, schedule = recipe.run.output, Schedule(section=recipe.schedule)
     engine = make_engine(recipe, mesh, pick_dtype(recipe.run.precision, mesh.device))
     progress = load_checkpoint(output, engine)
