@@ -23,7 +23,10 @@ from training.kernels import choose_kernels
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
 from training.optimizer import Optimizers
+from training.planning.flops import training_flops
+from training.planning.hardware import peak_flops
 from training.train import compile_layers, pick_device
+from training.utilisation import work_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,7 @@ def measure(workload: Workload) -> dict[str, Any]:
             warmup_s = time.perf_counter() - began_s
         if step >= workload.warmup_steps:
             seconds.append(time.perf_counter() - started_s)
+    flops, peak = training_flops(network.config, work_of(batch)), peak_flops(_device_name(device))
     gradients = sum(each.numel() * each.element_size() for each in network.parameters() if each.requires_grad)
     return {
         **asdict(workload),
@@ -86,11 +90,14 @@ def measure(workload: Workload) -> dict[str, Any]:
         "loss": float(loss.detach()),
         "step_s": seconds,
         "tokens_per_s": workload.tokens / statistics.median(seconds),
+        "flops_per_step": flops,
+        "mfu": None if peak is None else flops / statistics.median(seconds) / peak,
+        "cudnn_attention": torch.backends.cuda.cudnn_sdp_enabled(),
         "warmup_s": warmup_s,
         "activation_peak_bytes": max(activations) - gradients if device.type == "cuda" else None,
         "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         "machine": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+            "device": _device_name(device),
             "torch": str(torch.__version__),
             "cuda": torch.version.cuda,
             "python": platform.python_version(),
@@ -121,6 +128,10 @@ def made_up_batch(workload: Workload, vocabulary: int) -> Batch:
         summary_UT=torch.zeros((0, 16), dtype=torch.int64),
         tokens=workload.tokens,
     )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
 
 
 def _synchronise(device: torch.device) -> None:

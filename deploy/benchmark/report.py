@@ -12,6 +12,11 @@ HEADER = (
     "|---|---|---|---|---|---|---|---|"
 )
 
+TRAINING_HEADER = (
+    "| network, device | rows × tokens | how | thousand tokens /s | step, ms (range) | MFU | activations, GB |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
 
 def summarise(result: dict[str, Any]) -> dict[str, float | None]:
     """Figures of one run.
@@ -58,6 +63,24 @@ def table(results: Iterable[dict[str, Any]]) -> str:
             f"| {_whole(figures['ttft_ms_p50'])} / {_whole(figures['ttft_ms_p95'])} "
             f"| {_whole(figures['latency_ms_p50'])} / {_whole(figures['latency_ms_p95'])} "
             f"| {figures['tokens_per_s']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def training_table(results: Iterable[dict[str, Any]]) -> str:
+    """A Markdown table of what `bench train` wrote, one row a result."""
+    rows = [TRAINING_HEADER]
+    for result in results:
+        seconds = np.array(result["step_s"])
+        ways = [name for name in ("compile", "activation_checkpointing") if result[name]]
+        activations, mfu = result["activation_peak_bytes"], result["mfu"]
+        rows.append(
+            f"| {result['preset']}, {result['machine']['device']} "
+            f"| {result['rows']} × ({result['source_tokens']} + {result['target_tokens']}) "
+            f"| {', '.join(ways).replace('_', ' ') or 'eager'} | {result['tokens_per_s'] / 1e3:.0f} "
+            f"| {np.median(seconds) * 1e3:.0f} ({seconds.min() * 1e3:.0f} – {seconds.max() * 1e3:.0f}) "
+            f"| {'–' if mfu is None else f'{mfu:.1%}'} "
+            f"| {'–' if activations is None else f'{activations / 1e9:.1f}'} |"
         )
     return "\n".join(rows)
 

@@ -68,7 +68,7 @@ def load(
 
 @app.command("report")
 def make_report(
-    results: Annotated[list[Path], typer.Argument(help="Raw results of `bench load`.")],
+    results: Annotated[list[Path], typer.Argument(help="Raw results of `bench load`, or of `bench train`.")],
     document: Annotated[Path, typer.Option(help="Markdown file with the markers to fill.")] = Path(
         "docs/benchmarks.md"
     ),
@@ -80,6 +80,10 @@ def make_report(
     if not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
     loaded = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+    of_training = ["step_s" in result for result in loaded]
+    if any(of_training) and not all(of_training):
+        raise ValueError("results of `bench load` and of `bench train` do not fit one table: name one kind")
+    table = report.training_table(loaded) if any(of_training) else report.table(loaded)
     text = document.read_text(encoding="utf-8")
-    document.write_text(report.replace_between(text, section, report.table(loaded)), encoding="utf-8")
+    document.write_text(report.replace_between(text, section, table), encoding="utf-8")
     typer.echo(f"{document}: {len(loaded)} runs in section {section}")

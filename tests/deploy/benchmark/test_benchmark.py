@@ -202,3 +202,41 @@ def test_a_table_replaces_only_its_own_section() -> None:
     assert replaced == "a\n<!-- begin load -->\n| new |\n<!-- end load -->\nb"
     with pytest.raises(ValueError, match="begin other"):
         report.replace_between(text, "other", "")
+
+
+def trained(**values: Any) -> dict[str, Any]:
+    """What `bench train` writes."""
+    result = {
+        "preset": "teacher",
+        "rows": 64,
+        "source_tokens": 512,
+        "target_tokens": 128,
+        "compile": False,
+        "activation_checkpointing": False,
+        "tokens_per_s": 145_774.7,
+        "step_s": [0.3, 0.25, 0.28],
+        "mfu": 0.1422,
+        "activation_peak_bytes": 29_126_170_500,
+        "machine": {"device": "H100"},
+    }
+    return result | values
+
+
+def test_a_table_of_training_has_medians_and_ranges_and_gaps_for_what_is_not_known() -> None:
+    unknown = trained(compile=True, activation_checkpointing=True, mfu=None, activation_peak_bytes=None)
+    assert report.training_table([trained(), unknown]).splitlines()[2:] == [
+        "| teacher, H100 | 64 × (512 + 128) | eager | 146 | 280 (250 – 300) | 14.2% | 29.1 |",
+        "| teacher, H100 | 64 × (512 + 128) | compile, activation checkpointing | 146 | 280 (250 – 300) | – | – |",
+    ]
+
+
+def test_a_report_tells_the_two_kinds_of_results_apart(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("<!-- begin training -->\n<!-- end training -->\n")
+    for name, result in {"a": trained(), "b": trained(rows=7), "load": {"samples": [], "settings": {}}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    assert bench("report", *files, "--document", document, "--section", "training").exit_code == 0
+    assert "| 7 × (512 + 128) |" in document.read_text()
+    mixed = bench("report", files[0], tmp_path / "load.json", "--document", document, "--section", "training")
+    assert "do not fit one table" in str(mixed.exception)
