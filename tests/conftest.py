@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from model.configuration import HybridConfig
 from model.network import HybridModel
 from model.tokenizer import save_tokenizer, train_tokenizer
+
+# A busy machine takes its time over an example that is right.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 TEXTS = (
     "The river rises in the northern hills and runs for two hundred kilometres to the sea.",

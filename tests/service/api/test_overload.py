@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -84,6 +85,17 @@ def waiting_behind_a_stream(gateway: RunningGateway, bodies: list[dict]) -> Iter
         for body in bodies:
             waiters.enter_context(waiting(gateway, body))
         yield
+
+
+def test_texts_that_are_too_long_leave_no_memory_behind(gateway: RunningGateway) -> None:
+    def refuse(_: int) -> None:
+        response = httpx.post(f"{gateway.url}/v1/generate", json={"prompt": "word " * 200_000}, timeout=120)
+        check_error(response, 400, "context_length_exceeded", "prompt")
+
+    before = gateway.metric("process_resident_memory_bytes")
+    with ThreadPoolExecutor(4) as clients:
+        list(clients.map(refuse, range(12)))
+    assert gateway.metric("process_resident_memory_bytes") - before < 64 * 2**20
 
 
 @pytest.mark.parametrize(
