@@ -92,7 +92,7 @@ def load_whole(run: Path) -> HybridModel:
 
 
 def _refuse_unlike(folder: Path, what: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    unlike = [name for name in wanted if found.get(name) != wanted[name]]
+    unlike = [name for name in wanted if name != "dropout" and found.get(name) != wanted[name]]
     if unlike:
         name = unlike[0]
         raise ValueError(

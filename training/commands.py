@@ -23,12 +23,15 @@ def train(
 ) -> None:
     """Train a network; a run that was killed goes on from its last checkpoint."""
     from training.config import load_recipe
+    from training.parallel.mesh import speaks_for_all
     from training.train import train as run
 
     loaded = load_recipe(recipe)
     if max_minutes is not None:
         loaded.schedule.max_minutes = max_minutes
     progress = run(loaded)
+    if not speaks_for_all():
+        return
     minutes = progress.elapsed_s / 60
     typer.echo(
         f"{loaded.run.output / 'weights'}: {progress.step} steps, {progress.tokens:,} tokens, {minutes:.1f} minutes"

@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from training.config import Recipe
 from training.data.parts import Part, StepBatch
 from training.objectives import Losses
 from training.optimizer import Optimizers, gradient_norms
-from training.parallel.mesh import Mesh, add_up
+from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.pipeline import one_forward_one_backward
 from training.parallel.sequence import apply_sequence_parallel
 from training.parallel.stage import Stage, costs_of, split_evenly, units_of
@@ -43,10 +42,11 @@ class Engine(ABC):
         mesh: the processes.
         recipe: the run's.
         dtype: of matrix products; the weights are kept in fp32 besides.
+        tied: the stages that repeat the embedding.
     """
 
-    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype) -> None:
-        self.stage, self.mesh, self.recipe, self.dtype = stage, mesh, recipe, dtype
+    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
+        self.stage, self.mesh, self.recipe, self.dtype, self.tied = stage, mesh, recipe, dtype, tied
         self.weights = torch.tensor(recipe.objectives.weights, device=mesh.device)
         self.parameters = {name: each for name, each in stage.network.named_parameters() if each.requires_grad}
         self.all_cuts: dict[str, Cut] = whole_cuts(stage) if mesh.tensor.size > 1 else {}
@@ -149,9 +149,8 @@ class Engine(ABC):
 class LocalEngine(Engine):
     """Whole parameters and their optimizer on every data-parallel process."""
 
-    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Any = None) -> None:
-        super().__init__(stage, mesh, recipe, dtype)
-        self.tied = tied
+    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
+        super().__init__(stage, mesh, recipe, dtype, tied)
         self.scaler = make_scaler(mesh, enabled=dtype == torch.float16)
         fused = mesh.device.type == "cuda"
         self.optimizers = Optimizers(
@@ -199,7 +198,7 @@ class LocalEngine(Engine):
                     for part, each in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)
                 ],
             )
-        if self.tied is not None and self.tied.size > 1:
+        if self.tied.size > 1:
             embedding = self.parameters["embedding.weight"].grad
             assert embedding is not None
             add_up(embedding, self.tied)
@@ -228,7 +227,12 @@ def whole_cuts(stage: Stage) -> dict[str, Cut]:
         return cuts_of(HybridModel(stage.network.config))
 
 
-def make_engine(recipe: Recipe, mesh: Mesh) -> Engine:
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of matrix products. CPUs keep to fp32, whatever the recipe says: lower precisions are slower there."""
+    return LOWER_PRECISIONS.get(precision, torch.float32) if device.type == "cuda" else torch.float32
+
+
+def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
     """The recipe's network, or this process' part of it, with its optimizer.
 
     Every process draws the whole network from the recipe's seed and keeps its part, so all layouts begin alike.
@@ -245,13 +249,10 @@ def make_engine(recipe: Recipe, mesh: Mesh) -> Engine:
     stage.to(mesh.device).train()
     if recipe.memory.activation_checkpointing:
         checkpoint_layers(stage.network)
-    tied = None
+    tied = Ring()
     if mesh.pipeline.size > 1:
         with_embedding = [number for number, own in enumerate(ranges) if any(units[i].tokens_pass for i in own)]
         tied = mesh.subset_of_pipeline(with_embedding)
-    dtype = LOWER_PRECISIONS.get(recipe.run.precision, torch.float32)
-    if mesh.device.type != "cuda":
-        dtype = torch.float32
     if recipe.parallel.zero and (mesh.layout.world_size > 1 or recipe.memory.offload_optimizer):
         from training.parallel.zero import ZeroEngine
 

@@ -8,11 +8,13 @@ goes on by itself: start the same recipe again, in the same layout or another.
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +29,9 @@ from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
-from training.engine import make_engine
+from training.engine import make_engine, pick_dtype
 from training.parallel.layout import lay_out
-from training.parallel.mesh import Mesh, join, processes_started
+from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
 from training.schedule import Schedule
 from training.utilisation import peak_of_run, step_flops
@@ -49,7 +51,10 @@ def train(recipe: Recipe) -> Progress:
     config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
     layout = lay_out(recipe, config, processes_started())
     check_output(recipe)
-    with join(layout, device, grouped=recipe.memory.offload_optimizer) as mesh:
+    with (
+        claimed(recipe.run.output) if speaks_for_all() else nullcontext(),
+        join(layout, device, grouped=recipe.memory.offload_optimizer) as mesh,
+    ):
         return run(recipe, mesh)
 
 
@@ -57,11 +62,13 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
     """The run of one process among those of a mesh."""
     torch.set_float32_matmul_precision("high")
     output, schedule = recipe.run.output, Schedule(section=recipe.schedule)
-    engine = make_engine(recipe, mesh)
+    engine = make_engine(recipe, mesh, pick_dtype(recipe.run.precision, mesh.device))
     progress = load_checkpoint(output, engine)
     if recipe.run.compile:
         compile_layers(engine.stage.network)
     resumed_s, started_s = progress.elapsed_s, time.perf_counter()
+    # Only a run that ends by the clock needs one clock for all.
+    agreed = mesh.agreed if recipe.schedule.max_minutes is not None else float
 
     with RunLog(
         output,
@@ -73,7 +80,7 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
         if mesh.is_first:
             note_recipe(recipe)
         for batch in load_batches(recipe, mesh, progress.step):
-            progress.elapsed_s = mesh.agreed(resumed_s + time.perf_counter() - started_s)
+            progress.elapsed_s = agreed(resumed_s + time.perf_counter() - started_s)
             if schedule.is_over(progress.step, progress.elapsed_s):
                 break
             factor = schedule.factor(progress.step, progress.elapsed_s)
@@ -93,8 +100,7 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
                 log.record(progress.step, schedule.progress(progress.step, progress.elapsed_s), values)
             if progress.step % recipe.run.checkpoint_every == 0:
                 save_checkpoint(output, engine, progress)
-    if progress.step % recipe.run.checkpoint_every:
-        save_checkpoint(output, engine, progress)
+    save_checkpoint(output, engine, progress)
     if mesh.is_first:
         save_weights(recipe, progress)
     mesh.barrier()
@@ -107,7 +113,7 @@ def pick_device(name: str) -> torch.device:
         raise ValueError('run.device is "cuda", and PyTorch finds no GPU: choose "auto" or "cpu"')
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", local_rank())
 
 
 def check_output(recipe: Recipe) -> None:
@@ -120,6 +126,23 @@ def check_output(recipe: Recipe) -> None:
                 f"{recipe.run.output} holds a run of {before['model']}, the recipe asks for "
                 f"{recipe.as_dict()['model']}: choose another run.output, or remove that folder"
             )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder. The system lets go of it with the process, however that ends.
+
+    Raises ValueError where another run has it: a launcher that is killed leaves its processes behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training into {folder}: wait for it, end it, or choose another run.output"
+            ) from None
+        yield
 
 
 def note_recipe(recipe: Recipe) -> None:

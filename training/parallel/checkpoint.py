@@ -88,7 +88,7 @@ def write_checkpoint(
     tensors: Callable[[], dict[str, Tensor]],
     manifest: Callable[[list[Shard]], Manifest],
 ) -> None:
-    """Write a checkpoint of a step, and make it the latest; all processes call it.
+    """Write a checkpoint of a step, and make it the latest; all processes call it. One that is there stays as it is.
 
     Args:
         run: the run's output folder.
@@ -102,6 +102,8 @@ def write_checkpoint(
     """
     root = run / FOLDER
     whole, unfinished = root / f"step-{step:08d}", root / f"step-{step:08d}{UNFINISHED}"
+    if mesh.all_of(_latest_name(root) == whole.name)[0]:
+        return
     if mesh.is_first:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -124,7 +126,7 @@ def write_checkpoint(
     if fault is not None:
         if mesh.is_first:
             shutil.rmtree(unfinished, ignore_errors=True)
-        last = (root / LATEST).read_text().strip() if (root / LATEST).is_file() else "none"
+        last = _latest_name(root) or "none"
         raise OSError(f"the checkpoint of step {step} could not be written ({fault}); the last whole one: {last}")
 
 
@@ -150,8 +152,9 @@ def _publish(root: Path, unfinished: Path, whole: Path) -> None:
     _write_text(root / (LATEST + UNFINISHED), whole.name + "\n")
     (root / (LATEST + UNFINISHED)).replace(root / LATEST)
     _to_disk(root)
-    older = sorted(each for each in root.glob("step-*") if each.name < whole.name or each.suffix == UNFINISHED)
-    for folder in older[: len(older) - (KEPT - 1)]:
+    older = sorted(each for each in root.glob("step-*[0-9]") if each.name < whole.name)
+    kept = {whole, *older[len(older) - (KEPT - 1) :]}  # neither unfinished ones nor those of steps that are taken again
+    for folder in set(root.glob("step-*")) - kept:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -175,10 +178,9 @@ class Checkpoint:
     @classmethod
     def latest(cls, run: Path) -> Checkpoint | None:
         """None where the run has none. Raises ValueError where `latest` names what is not there, or is damaged."""
-        pointer = run / FOLDER / LATEST
-        if not pointer.is_file():
+        pointer, name = run / FOLDER / LATEST, _latest_name(run / FOLDER)
+        if name is None:
             return None
-        name = pointer.read_text(encoding="utf-8").strip()
         if not name.startswith("step-") or not (run / FOLDER / name).is_dir():
             raise ValueError(f"{pointer} names {name!r}, which is no checkpoint; {_mend(run / FOLDER / 'step-')}")
         return cls(run / FOLDER / name)
@@ -245,6 +247,12 @@ class PartStates(Mapping[str, dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.checkpoint.entries)
+
+
+def _latest_name(root: Path) -> str | None:
+    """What `latest` says; None where there is none."""
+    path = root / LATEST
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _mend(folder: Path) -> str:

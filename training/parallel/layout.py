@@ -53,8 +53,8 @@ def lay_out(recipe: Recipe, config: HybridConfig, world_size: int) -> Layout:
 
 
 def stages_at_most(config: HybridConfig) -> int:
-    """Stages of at least one unit that has parameters of its own."""
-    return config.encoder_layers + config.decoder_layers + config.pointer_layers + 2
+    """Stages of one unit each: the layers, the source, the memory, and the losses of the two decoders."""
+    return config.encoder_layers + config.decoder_layers + config.pointer_layers + 4
 
 
 def _misfit(recipe: Recipe, world_size: int) -> str:
@@ -84,7 +84,7 @@ def _check_pipeline(config: HybridConfig, pipeline: int) -> None:
     most = stages_at_most(config)
     if pipeline > most:
         raise ValueError(
-            f"parallel.pipeline = {pipeline} has more stages than preset {config.preset!r} has layers to fill them: "
+            f"parallel.pipeline = {pipeline} has more stages than preset {config.preset!r} has parts to fill them: "
             f"choose at most {most}"
         )
 

@@ -105,6 +105,16 @@ def processes_started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def speaks_for_all() -> bool:
+    """Whether this is the first of the processes that were started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_rank() -> int:
+    """This process' number on its machine, which is its GPU's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 @contextmanager
 def join(layout: Layout, device: torch.device, *, grouped: bool) -> Iterator[Mesh]:
     """The mesh of all processes that run this layout, for the length of a run.
@@ -122,9 +132,7 @@ def join(layout: Layout, device: torch.device, *, grouped: bool) -> Iterator[Mes
         options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **options)
-    else:
-        dist.init_process_group("gloo", **options)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
     try:
         yield make_mesh(layout, device)
     finally:

@@ -36,16 +36,8 @@ FIRST_SCALE_POWER = 16
 class ZeroEngine(Engine):
     """A stage in a DeepSpeed engine."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        mesh: Mesh,
-        recipe: Recipe,
-        dtype: torch.dtype,
-        tied: Ring | None,
-    ) -> None:
-        super().__init__(stage, mesh, recipe, dtype)
-        self.tied = tied
+    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
+        super().__init__(stage, mesh, recipe, dtype, tied)
         for name, parameter in self.parameters.items():
             parameter.model_parallel = self.counted[name]  # type: ignore[attr-defined]
         self.deepspeed = _initialize(stage, mesh, recipe, dtype)
@@ -131,7 +123,7 @@ class ZeroEngine(Engine):
     def add_up_gradients(self) -> None:
         """The embedding's, over the stages that repeat it; all else DeepSpeed has added up."""
         ring = self.tied
-        if ring is None or ring.size == 1:
+        if ring.size == 1:
             return
         parameter: Any = self.parameters["embedding.weight"]
         if self.recipe.parallel.zero == 3:
