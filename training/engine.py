@@ -262,7 +262,8 @@ def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
 
 def checkpoint_layers(network: HybridModel) -> None:
     """Keep the inputs of layers and units only; the backward pass computes the rest again."""
-    for layers in (network.encoder.layers, network.hybrid.units, network.generative.layers, network.pointer.layers):
+    units = getattr(network.hybrid, "units", [])  # which another stage of a pipeline may hold
+    for layers in (network.encoder.layers, units, network.generative.layers, network.pointer.layers):
         for layer in layers:
             if not isinstance(layer, nn.Identity):
                 layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -1,8 +1,10 @@
 """The block recurrences of rows that are split over a group: a halo from either neighbour is all they need.
 
-rank 0  ├── block ──┼── block ──┤halo
-rank 1              halo├── block ──┼── block ──┤halo
-rank 2                                      halo├── block ──┼── …
+    rank 0  ├── block ──┼── block ──┤halo
+    rank 1              halo├── block ──┼── block ──┤halo
+    rank 2                                      halo├── block ──┼── …
+
+A slice holds whole blocks, so no block of it but the first and the last reads anything of the neighbours.
 """
 
 from __future__ import annotations

@@ -206,7 +206,8 @@ def _replace(module: nn.Module, **methods: Callable[..., Any]) -> None:
 
 def _waiting(steps: Callable[..., Steps[Tensor]], *first: nn.Module) -> Callable[..., Tensor]:
     """A method that waits for each exchange as it comes, for callers that know nothing of steps."""
-    return lambda *arguments, **named: run(steps(*first, *arguments, **named))
+    # torch.compile would trace into an exchange, whose buffer is filled behind its back, and find no gradient.
+    return torch.compiler.disable(lambda *arguments, **named: run(steps(*first, *arguments, **named)))
 
 
 def _rows(tensor: Tensor | None, rows: slice) -> Tensor | None:

@@ -224,6 +224,6 @@ def halo_elements(rows: int, size: int, halo: int, width: int) -> int:
     return sum(link.sent)
 
 
-def in_turn(tasks: list[tuple[Task, tuple[Any, ...]]]) -> list[Any]:
+def in_turn(tasks: dict[str, tuple[Task, tuple[Any, ...]]]) -> dict[str, Any]:
     """Several tasks in one set of processes, which are slow to start."""
-    return [task(*arguments) for task, arguments in tasks]
+    return {name: task(*arguments) for name, (task, arguments) in tasks.items()}

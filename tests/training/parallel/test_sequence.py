@@ -18,9 +18,17 @@ from training.parallel.sequence import apply_sequence_parallel
 WIDTH = 128
 LENGTHS = [128, 5, 65, 64, 30, 127, 70, 12, 100]
 """Of two slices of 64: full rows, rows wholly in the first slice, rows that end at a border or beside it."""
+SOME_LENGTHS = [128, 20, 90]
 LARGEST_LOSS_DIFFERENCE = 1e-5
-STRETCHED: dict[str, Any] = {"max_positions": 48}
-"""Rows longer than the source's table."""
+SHORT = [40, 5, 60, 64, 30, 33, 50, 12, 20]
+"""Rows that leave the second slice nothing but padding."""
+GRADIENTS: dict[str, tuple[list[int], int, dict[str, Any]]] = {
+    "waiting for each exchange": (LENGTHS, 1, {}),
+    "in three parts": (LENGTHS, 3, {}),
+    "rows longer than the position table": (LENGTHS, 2, {"max_positions": 48}),
+    "rows in the first slice alone": (SHORT, 2, {}),
+}
+"""Lengths, parts that take turns, and what differs from the preset."""
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +44,22 @@ def whole_rows() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(batch: Batch, whole_rows: tuple[Tensor, Tensor]) -> list[list[Any]]:
+def two_ranks(batch: Batch, whole_rows: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
     """Results of every task below, of both ranks: the processes start once."""
-    source, target = whole_rows
-    lengths = torch.tensor([128, 20, 90])
-    tasks = [
-        (ranks.split_gradients, (batch, 1, {})),
-        (ranks.split_gradients, (batch, 2, STRETCHED)),
-        (ranks.split_gradients, (batch, 3, {})),
-        (ranks.split_results, (source, target)),
-        (ranks.split_layer_by_layer, (source, lengths, key_mask(lengths, WIDTH))),
-        (ranks.watched, (batch, 1)),
-        (ranks.watched, (batch, 2)),
-        (ranks.halo_elements, (5, 64, 4, 16)),
-    ]
-    return list(zip(*ranks.on_ranks(2, ranks.in_turn, tasks), strict=True))
+    source, _ = whole_rows
+    lengths = torch.tensor(SOME_LENGTHS)
+    tasks = {
+        name: (ranks.split_gradients, (ranks.made_batch(WIDTH, rows), parts, overrides))
+        for name, (rows, parts, overrides) in GRADIENTS.items()
+    }
+    tasks |= {
+        "results": (ranks.split_results, whole_rows),
+        "layer by layer": (ranks.split_layer_by_layer, (source, lengths, key_mask(lengths, WIDTH))),
+        "exchanges, waiting": (ranks.watched, (batch, 1)),
+        "exchanges": (ranks.watched, (batch, 2)),
+        "halo": (ranks.halo_elements, (5, 64, 4, 16)),
+    }
+    return ranks.on_ranks(2, ranks.in_turn, tasks)
 
 
 def recipe_batches(recipe: Recipe, steps: int) -> list[Batch]:
@@ -89,14 +98,11 @@ def test_four_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
     assert largest_difference(found, expected) <= LARGEST_LOSS_DIFFERENCE
 
 
-@pytest.mark.parametrize(
-    ("task", "overrides"), [(0, {}), (1, STRETCHED), (2, {})], ids=["waiting", "stretched positions", "three parts"]
-)
-def test_two_sequence_ranks_gradient_parity(
-    two_ranks: list[list[Any]], batch: Batch, task: int, overrides: dict[str, Any]
-) -> None:
-    for found in two_ranks[task]:
-        check_gradients(found, batch, overrides)
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_two_sequence_ranks_gradient_parity(two_ranks: list[dict[str, Any]], name: str) -> None:
+    lengths, _, overrides = GRADIENTS[name]
+    for found in two_ranks:
+        check_gradients(found[name], ranks.made_batch(WIDTH, lengths), overrides)
 
 
 def test_four_sequence_ranks_gradient_parity(batch: Batch) -> None:
@@ -106,25 +112,25 @@ def test_four_sequence_ranks_gradient_parity(batch: Batch) -> None:
 
 @torch.no_grad()
 def test_every_method_of_slices_has_parity_with_whole_rows(
-    two_ranks: list[list[Any]], whole_rows: tuple[Tensor, Tensor]
+    two_ranks: list[dict[str, Any]], whole_rows: tuple[Tensor, Tensor]
 ) -> None:
     source, target = whole_rows
     expected = ranks.results(ranks.spread_model(), source, source, target)
-    for rank, found in enumerate(two_ranks[3]):
+    for rank, found in enumerate(two_ranks):
         for name, tensor in expected.items():
             own = tensor.chunk(2, dim=1)[rank] if name in ("memory", "masked") else tensor
-            torch.testing.assert_close(found[name], own, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(found["results"][name], own, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_layers_called_one_by_one_have_parity_too(
-    two_ranks: list[list[Any]], whole_rows: tuple[Tensor, Tensor]
+    two_ranks: list[dict[str, Any]], whole_rows: tuple[Tensor, Tensor]
 ) -> None:
-    lengths = torch.tensor([128, 20, 90])
+    lengths = torch.tensor(SOME_LENGTHS)
     mask = key_mask(lengths, WIDTH)
     assert mask is not None
     expected = ranks.layer_by_layer(ranks.spread_model(), whole_rows[0], lengths, mask)
-    found = torch.cat(two_ranks[4], dim=1)
+    found = torch.cat([each["layer by layer"] for each in two_ranks], dim=1)
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(found[row, :length], expected[row, :length], atol=2e-5, rtol=1e-4)
 
@@ -137,16 +143,22 @@ def test_without_its_halo_a_slice_computes_something_else(whole_rows: tuple[Tens
     assert (with_halo - without).abs().max() > 1e-2
 
 
-def test_an_exchange_is_on_its_way_while_others_are_computed(two_ranks: list[list[Any]]) -> None:
-    (waiting, most), (overlapped, most_overlapped) = two_ranks[5][0], two_ranks[6][0]
+def test_an_exchange_is_on_its_way_while_others_are_computed(two_ranks: list[dict[str, Any]]) -> None:
+    (waiting, most), (overlapped, most_overlapped) = two_ranks[0]["exchanges, waiting"], two_ranks[0]["exchanges"]
     assert most == 1
     assert most_overlapped >= 4
     assert sum(waiting) == sum(overlapped), "turns cut the transfers into smaller ones and add nothing"
     assert len(overlapped) > len(waiting)
 
 
-def test_recurrences_send_their_halo_alone(two_ranks: list[list[Any]]) -> None:
-    assert two_ranks[7] == (5 * 4 * 16, 5 * 4 * 16)
+def test_recurrences_send_their_halo_alone(two_ranks: list[dict[str, Any]]) -> None:
+    assert [each["halo"] for each in two_ranks] == [5 * 4 * 16] * 2
+
+
+def test_a_layer_sends_query_key_and_value_and_what_comes_of_them(two_ranks: list[dict[str, Any]]) -> None:
+    """Elements of the first layer's two exchanges, a rank's own part included: D = 64, slices of 64 tokens."""
+    sent, _ = two_ranks[0]["exchanges, waiting"]
+    assert sent[:2] == [3 * len(LENGTHS) * 64 * 64, len(LENGTHS) * 64 * 64]
 
 
 def test_tasks_take_turns() -> None:
