@@ -27,7 +27,7 @@ FOUR = [
     (Layout(data=2, tensor=2, zero=3), False),
     (Layout(data=2, tensor=2, zero=3), True),
     (Layout(tensor=2, sequence=2), True),
-    (Layout(tensor=2, pipeline=2), False),
+    (Layout(tensor=2, pipeline=2), True),
     (Layout(pipeline=2, sequence=2), False),
     (Layout(data=2, pipeline=2, zero=1), False),
     (Layout(data=2, pipeline=2, zero=3), False),
