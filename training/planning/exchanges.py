@@ -129,6 +129,7 @@ def target_tokens(work: Work, kind: str) -> float:
 
 
 def decoder_rows(work: Work, kind: str) -> float:
+    """Rows of the decoder that a block belongs to; 0 for another block."""
     if kind.startswith("writer"):
         return work.written_rows
     return work.summed_rows if kind.startswith("pointer") else 0.0

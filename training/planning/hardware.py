@@ -124,10 +124,13 @@ class Assumptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """What a message of a group travels over."""
+    """What a message of a group travels over; bandwidths as far as the assumptions think they can be reached."""
 
     bandwidth: float
-    """Bytes/s that one GPU sends, as far as the assumptions think it can be reached."""
+    """Bytes/s that one GPU sends to one other."""
+    ring_bandwidth: float
+    """Bytes/s that one GPU sends in a ring through the group: one that leaves a node does so once for all members in
+    it, and several rings share the adapters of all of them."""
     latency_s: float
 
 
@@ -149,12 +152,14 @@ class Cluster:
 
     def link(self, stride: int, size: int) -> Link:
         """The slowest link of a group of `size` ranks that are `stride` apart; ranks fill the nodes in order."""
-        assumed = self.assumptions
+        assumed, inside, outside = self.assumptions, self.gpu.link_bandwidth, self.network.bandwidth
         if stride * size <= self.gpus_per_node and self.gpus_per_node % (stride * size) == 0:
-            bandwidth, latency_s = self.gpu.link_bandwidth, assumed.link_latency_s
+            direct, ring, latency_s = inside, inside, assumed.link_latency_s
         else:
-            bandwidth, latency_s = self.network.bandwidth, assumed.network_latency_s
-        return Link(bandwidth=bandwidth * assumed.network_fraction, latency_s=latency_s)
+            members = max(1, self.gpus_per_node // stride)
+            direct, ring, latency_s = outside, min(inside, members * outside), assumed.network_latency_s
+        reached = assumed.network_fraction
+        return Link(bandwidth=direct * reached, ring_bandwidth=ring * reached, latency_s=latency_s)
 
 
 def make_cluster(

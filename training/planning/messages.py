@@ -51,7 +51,9 @@ class Message:
     @property
     def seconds(self) -> float:
         """With nothing else on the link."""
-        return self.sent_bytes / self.link.bandwidth + self.calls * self.link.latency_s
+        direct = self.operation in ("all_to_all", "send")
+        bandwidth = self.link.bandwidth if direct else self.link.ring_bandwidth
+        return self.sent_bytes / bandwidth + self.calls * self.link.latency_s
 
 
 def make_message(

@@ -188,7 +188,7 @@ def take_steps(layout: RunLayout, checkpointing: bool, counted: Counted) -> Foun
     """Two steps on the processes that run; the second is counted, for ZeRO-3 learns its order in the first."""
     recipe = made_recipe(layout, checkpointing=checkpointing)
     mesh = make_mesh(layout, torch.device("cpu"))
-    engine = make_engine(recipe, mesh)
+    engine = make_engine(recipe, mesh, torch.float32)
     block = engine.stage.network.config.recurrent_block
     batch = slice_of_source(made_batch(), mesh.sequence.rank, mesh.sequence.size, block)
     parts = split(batch, mesh.data.rank, mesh.data.size, MICRO_BATCHES, all_heads=True)

@@ -96,6 +96,17 @@ def test_faster_links_and_gpus_never_make_a_longer_step() -> None:
     assert steps == sorted(steps, reverse=True)
 
 
+def test_rings_through_whole_nodes_use_all_their_adapters() -> None:
+    """Eight A100 of a node have eight adapters of 25 GB/s, and a ring through all of them can use 200 GB/s."""
+    cluster = make_cluster("a100-80gb", 64, assumptions=Assumptions(network_fraction=1))
+    inside, whole_nodes, one_a_node = cluster.link(1, 8), cluster.link(1, 64), cluster.link(8, 8)
+    assert (inside.bandwidth, inside.ring_bandwidth) == (300e9, 300e9)
+    assert (whole_nodes.bandwidth, whole_nodes.ring_bandwidth) == (25e9, 200e9)
+    assert (one_a_node.bandwidth, one_a_node.ring_bandwidth) == (25e9, 25e9)
+    assert cluster.link(2, 32).ring_bandwidth == 100e9
+    assert one_a_node.latency_s > inside.latency_s
+
+
 def test_a_step_of_one_gpu_is_what_its_blocks_take() -> None:
     """Nothing is sent and nobody waits, so a step is computing and the optimizer."""
     cluster = make_cluster("h100-80gb", 1)
