@@ -41,11 +41,11 @@ def start(recipe: Path, processes: int) -> subprocess.Popen[str]:
     )
 
 
-def launch(recipe: Path, processes: int) -> str:
+def launch(recipe: Path, processes: int, deadline_s: float = DEADLINE_S) -> str:
     """A run to its end; returns what it printed."""
     process = start(recipe, processes)
     try:
-        told = process.communicate(timeout=DEADLINE_S)[0]
+        told = process.communicate(timeout=deadline_s)[0]
     finally:
         kill(process)
     assert process.returncode == 0, told[-4_000:]
