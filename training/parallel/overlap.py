@@ -32,7 +32,7 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import ObjectivesSection
 from training.data.batches import Batch
-from training.parallel.sequence import SequenceParallel, apply_sequence_parallel
+from training.parallel.sequence import PARTS, SequenceParallel, apply_sequence_parallel
 from training.parallel.slow_link import SlowLink, Slowness
 
 MODEL: dict[str, Any] = {
@@ -163,26 +163,27 @@ def exposed(rank: dict[str, float]) -> float:
     return rank["waited_s"] / rank["step_s"]
 
 
-def exposed_for_ranks(rank: dict[str, float]) -> float:
-    """That part of it in which another process had yet to hand over its own: no link would have helped."""
-    return rank["waited_for_ranks_s"] / rank["step_s"]
+def exposed_to_link(rank: dict[str, float]) -> float:
+    """Of it, the part after all processes had handed over: what a faster link would have saved."""
+    return (rank["waited_s"] - rank["waited_for_ranks_s"]) / rank["step_s"]
 
 
 def table(results: dict[str, Any]) -> str:
     """Markdown, one line a setting."""
     lines = [
-        "| processes | link | parts | exposed, off | exposed, on | on / off | of it for late processes | step |",
-        "|---|---|---|---|---|---|---|---|",
+        "| processes | link | rows | parts | exposed, off | exposed, on | on / off | to the link alone | step |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in results["runs"]:
         setting = run["setting"]
         off, on = (per_round(run, exposed, overlap=way) for way in (False, True))
-        late = [statistics.median(per_round(run, exposed_for_ranks, overlap=way)) for way in (False, True)]
+        link = [statistics.median(per_round(run, exposed_to_link, overlap=way)) for way in (False, True)]
         steps = [statistics.median(per_round(run, itemgetter("step_s"), overlap=way)) for way in (False, True)]
         ratio = statistics.median(on) / statistics.median(off)
         lines.append(
-            f"| {setting['ranks']} | {_link(setting)} | {setting['parts']} | {_range(off)} | {_range(on)} | "
-            f"{ratio:.2f} | {late[0]:.0%}, {late[1]:.0%} | {steps[0]:.1f} s, {steps[1]:.1f} s |"
+            f"| {setting['ranks']} | {_link(setting)} | {setting['rows']} | {setting['parts']} | {_range(off)} | "
+            f"{_range(on)} | {ratio:.2f} | {link[0]:.0%} → {link[1]:.0%}, {link[1] / link[0]:.2f} | "
+            f"{steps[0]:.1f} → {steps[1]:.1f} s |"
         )
     return "\n".join(lines)
 
@@ -222,7 +223,7 @@ def machine() -> dict[str, Any]:
 def main(
     output: Annotated[Path | None, typer.Option(help="Add the samples to this file.")] = None,
     ranks: Annotated[int, typer.Option(help="Processes that share every row.")] = 2,
-    parts: Annotated[int, typer.Option(help="Parts of a batch that take turns.")] = 2,
+    parts: Annotated[int, typer.Option(help="Parts of a batch that take turns.")] = PARTS,
     delay_ms: Annotated[float, typer.Option(help="What every transfer takes.")] = 5.0,
     megabytes_per_s: Annotated[float, typer.Option(help="Bandwidth of a rank; 0: not limited.")] = 0.0,
     rows: int = 8,
