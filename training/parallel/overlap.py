@@ -1,7 +1,7 @@
 """Measure how much communication of sequence-block parallelism is left exposed, with overlap off and on.
 
     python -m training.parallel.overlap --ranks 2 --delay-ms 5 --output docs/results/overlap.json
-    python -m training.parallel.overlap --table docs/results/overlap.json
+    python -m training.parallel.overlap --table docs/results/overlap.json --page docs/sequence-parallelism.md
 
 Processes of this machine compute training steps of a small network — every objective's loss, and the backward pass —
 over a link that is slowed on purpose (slow_link.py). Off: every exchange is waited for where it starts. On: a batch's
@@ -17,7 +17,9 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +32,7 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import ObjectivesSection
 from training.data.batches import Batch
-from training.parallel.sequence import SequenceParallel, apply_sequence_parallel
+from training.parallel.sequence import PARTS, SequenceParallel, apply_sequence_parallel
 from training.parallel.slow_link import SlowLink, Slowness
 
 MODEL: dict[str, Any] = {
@@ -48,6 +50,7 @@ MODEL: dict[str, Any] = {
     "dropout": 0.0,
 }
 """The student's depth, narrow enough for a CPU."""
+BEGIN, END = "<!-- overlap: generated -->", "<!-- end -->"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,38 +149,50 @@ def made_batch(setting: Setting) -> Batch:
     )
 
 
-def shares(run: dict[str, Any], *, overlap: bool) -> list[float]:
-    """The exposed share of each round, mean over ranks."""
+def per_round(run: dict[str, Any], value: Callable[[dict[str, float]], float], *, overlap: bool) -> list[float]:
+    """A figure of each round of one way, mean over ranks."""
     return [
-        statistics.mean(rank["waited_s"] / rank["step_s"] for rank in sample["ranks"])
+        statistics.mean(value(rank) for rank in sample["ranks"])
         for sample in run["samples"]
         if sample["overlap"] is overlap
     ]
 
 
+def exposed(rank: dict[str, float]) -> float:
+    """The share of a step's time that a process stood waiting for transfers."""
+    return rank["waited_s"] / rank["step_s"]
+
+
+def exposed_to_link(rank: dict[str, float]) -> float:
+    """Of it, the part after all processes had handed over: what a faster link would have saved."""
+    return (rank["waited_s"] - rank["waited_for_ranks_s"]) / rank["step_s"]
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown, one line a setting."""
     lines = [
-        "| processes | link | parts | exposed, overlap off | on | on / off | step, off → on |",
-        "|---|---|---|---|---|---|---|",
+        "| processes | link | rows | parts | exposed, off | exposed, on | on / off | to the link alone | step |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in results["runs"]:
         setting = run["setting"]
-        off, on = (shares(run, overlap=way) for way in (False, True))
-        steps = [
-            statistics.median(
-                statistics.mean(rank["step_s"] for rank in sample["ranks"])
-                for sample in run["samples"]
-                if sample["overlap"] is way
-            )
-            for way in (False, True)
-        ]
+        off, on = (per_round(run, exposed, overlap=way) for way in (False, True))
+        link = [statistics.median(per_round(run, exposed_to_link, overlap=way)) for way in (False, True)]
+        steps = [statistics.median(per_round(run, itemgetter("step_s"), overlap=way)) for way in (False, True)]
         ratio = statistics.median(on) / statistics.median(off)
         lines.append(
-            f"| {setting['ranks']} | {_link(setting)} | {setting['parts']} | {_range(off)} | {_range(on)} | "
-            f"{ratio:.2f} | {steps[0]:.2f} → {steps[1]:.2f} s |"
+            f"| {setting['ranks']} | {_link(setting)} | {setting['rows']} | {setting['parts']} | {_range(off)} | "
+            f"{_range(on)} | {ratio:.2f} | {link[0]:.0%} → {link[1]:.0%}, {link[1] / link[0]:.2f} | "
+            f"{steps[0]:.1f} → {steps[1]:.1f} s |"
         )
     return "\n".join(lines)
+
+
+def document(path: Path, results: dict[str, Any]) -> None:
+    """Put the table in place of the one that stands between the marks of a page."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
 
 
 def _link(setting: dict[str, Any]) -> str:
@@ -187,7 +202,7 @@ def _link(setting: dict[str, Any]) -> str:
 
 
 def _range(values: list[float]) -> str:
-    return f"{statistics.median(values):.1%} ({min(values):.1%} – {max(values):.1%})"
+    return f"{statistics.median(values):.0%} ({min(values):.0%} – {max(values):.0%})"
 
 
 def machine() -> dict[str, Any]:
@@ -208,7 +223,7 @@ def machine() -> dict[str, Any]:
 def main(
     output: Annotated[Path | None, typer.Option(help="Add the samples to this file.")] = None,
     ranks: Annotated[int, typer.Option(help="Processes that share every row.")] = 2,
-    parts: Annotated[int, typer.Option(help="Parts of a batch that take turns.")] = 2,
+    parts: Annotated[int, typer.Option(help="Parts of a batch that take turns.")] = PARTS,
     delay_ms: Annotated[float, typer.Option(help="What every transfer takes.")] = 5.0,
     megabytes_per_s: Annotated[float, typer.Option(help="Bandwidth of a rank; 0: not limited.")] = 0.0,
     rows: int = 8,
@@ -218,10 +233,14 @@ def main(
     table_of: Annotated[
         Path | None, typer.Option("--table", help="Print this file's table, and measure nothing.")
     ] = None,
+    page: Annotated[Path | None, typer.Option(help="With --table: put it into this page.")] = None,
 ) -> None:
     """Measure one setting, or print what was measured."""
     if table_of is not None:
-        typer.echo(table(json.loads(table_of.read_text(encoding="utf-8"))))
+        results = json.loads(table_of.read_text(encoding="utf-8"))
+        if page is not None:
+            document(page, results)
+        typer.echo(table(results))
         return
     setting = Setting(
         ranks=ranks,
@@ -233,7 +252,7 @@ def main(
         target_tokens=target_tokens,
         rounds=rounds,
     )
-    results: dict[str, Any] = {"machine": machine(), "model": MODEL, "runs": []}
+    results = {"machine": machine(), "model": MODEL, "runs": []}
     if output is not None and output.exists():
         results = json.loads(output.read_text(encoding="utf-8"))
     results["runs"].append(measure(setting))

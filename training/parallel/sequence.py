@@ -39,8 +39,8 @@ from training.parallel.sequence_heads import SplitHeads, local_lengths
 from training.parallel.sequence_losses import split_losses
 from training.parallel.ulysses import self_attention
 
-PARTS = 2
-"""Parts of a batch that take turns."""
+PARTS = 4
+"""Parts of a batch that take turns: with 2, less is hidden (docs/sequence-parallelism.md)."""
 
 
 def apply_sequence_parallel(

@@ -168,6 +168,17 @@ def split_gradients(batch: Batch, parts: int, overrides: dict[str, Any]) -> dict
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+def bf16_loss(batch: Batch) -> tuple[float, bool]:
+    """The weighted loss under bf16 autocast, and whether every gradient is finite."""
+    model = spread_model()
+    split = apply_sequence_parallel(model, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = split.losses(own_slice(batch)).weighted(ObjectivesSection())
+    loss.backward()
+    found = [each.grad.isfinite().all() for each in model.parameters() if each.grad is not None]
+    return float(loss.detach()), bool(torch.stack(found).all())
+
+
 def results(model: HybridModel, source: Tensor, whole: Tensor, target: Tensor) -> dict[str, Tensor]:
     """What the network's methods give for rows without padding; `source` may be a slice of `whole`."""
     lengths = torch.full((len(whole),), whole.shape[1])

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from model.attention import key_mask
 from tests.training.parallel import sequence_ranks as ranks
-from training.config import Recipe
+from training.config import ObjectivesSection, Recipe
 from training.data.batches import Batch, Batches
+from training.objectives import compute_losses
 from training.parallel.link import Link, run, together
 from training.parallel.sequence import apply_sequence_parallel
 
@@ -57,6 +58,7 @@ def two_ranks(batch: Batch, whole_rows: tuple[Tensor, Tensor]) -> list[dict[str,
         "layer by layer": (ranks.split_layer_by_layer, (source, lengths, key_mask(lengths, WIDTH))),
         "exchanges, waiting": (ranks.watched, (batch, 1)),
         "exchanges": (ranks.watched, (batch, 2)),
+        "bf16": (ranks.bf16_loss, (batch,)),
         "halo": (ranks.halo_elements, (5, 64, 4, 16)),
     }
     return ranks.on_ranks(2, ranks.in_turn, tasks)
@@ -149,6 +151,14 @@ def test_an_exchange_is_on_its_way_while_others_are_computed(two_ranks: list[dic
     assert most_overlapped >= 4
     assert sum(waiting) == sum(overlapped), "turns cut the transfers into smaller ones and add nothing"
     assert len(overlapped) > len(waiting)
+
+
+def test_bf16_is_near_fp32(two_ranks: list[dict[str, Any]], batch: Batch) -> None:
+    exact = float(compute_losses(ranks.spread_model(), batch).weighted(ObjectivesSection()).detach())
+    for loss, finite in (each["bf16"] for each in two_ranks):
+        assert finite
+        assert abs(loss - exact) < 0.02 * exact
+        assert loss == two_ranks[0]["bf16"][0], "the ranks have one loss"
 
 
 def test_recurrences_send_their_halo_alone(two_ranks: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from model.configuration import HybridConfig
 from tests.training.parallel.conftest import WriteRecipe
 from tests.training.parallel.launching import launch
 from tests.training.parallel.sequence_ranks import made_batch
-from tests.training.parallel.test_parity import assert_parity
+from tests.training.parallel.test_parity import Record, assert_parity
 from training.config import Recipe
 from training.data.parts import slice_of_source
 from training.parallel.layout import lay_out
@@ -41,19 +41,26 @@ ZERO_3 = "zero = 3\nwhole_below = 0\n"
     ],
 )
 def test_sequence_parity_with_one_process(
-    parallel: str, processes: int, micro_batches: int, write_recipe: WriteRecipe, single_run: Path
+    parallel: str,
+    processes: int,
+    micro_batches: int,
+    write_recipe: WriteRecipe,
+    single_run: Path,
+    record_property: Record,
 ) -> None:
     recipe = write_recipe("run", parallel, micro_batches=micro_batches)
     launch(recipe, processes)
-    assert_parity(recipe.with_suffix(""), single_run)
+    assert_parity(recipe.with_suffix(""), single_run, record_property)
 
 
 @pytest.mark.slow
-def test_sequence_parity_where_layers_are_recomputed(write_recipe: WriteRecipe, single_run: Path) -> None:
+def test_sequence_parity_where_layers_are_recomputed(
+    write_recipe: WriteRecipe, single_run: Path, record_property: Record
+) -> None:
     recipe = write_recipe("run", "sequence = 2\npipeline = 2", micro_batches=2)
     recipe.write_text(recipe.read_text() + "\n[memory]\nactivation_checkpointing = true\n")
     launch(recipe, 4)
-    assert_parity(recipe.with_suffix(""), single_run)
+    assert_parity(recipe.with_suffix(""), single_run, record_property)
 
 
 def test_slices_are_equal_whole_blocks_and_together_the_rows() -> None:
