@@ -11,9 +11,10 @@ import pytest
 from datatrove.pipeline.base import PipelineStep
 
 from tests.training.data.pipeline.prose import english, write_texts
-from training.data.pipeline.execution import RunFolder, Stage, run_stages
+from training.data.pipeline.execution import Stage, run_stages
 from training.data.pipeline.filtering import filter_corpora
 from training.data.pipeline.report import read_report
+from training.data.pipeline.run_folder import RunFolder
 from training.data.pipeline.settings import ExecutorSettings, load_settings
 
 SBATCH = """#!/bin/sh
