@@ -28,7 +28,7 @@ PATTERNS = (
 )
 SHARES = (0.6, 0.2, 0.12, 0.08)
 """Part of the bytes that each pattern's documents fill, in files of at most a sixth of all."""
-SAMPLE_S = 0.1
+SAMPLE_S = 0.5
 
 
 def measure(

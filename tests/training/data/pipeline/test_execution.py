@@ -122,6 +122,7 @@ def test_ray_writes_what_processes_write(tmp_path: Path) -> None:
     for kind in ("local", "ray"):
         settings = load_settings(None, workers=2)
         settings.executor = ExecutorSettings(kind=kind, ray_address="local", memory_gb=1)
+        settings.filter.buckets = 2
         filter_corpora(tmp_path / "in", tmp_path / kind, settings)
         root = tmp_path / kind / "corpora"
         made.append({path.relative_to(root): path.read_bytes() for path in root.rglob("*.bz2")})
