@@ -3,4 +3,6 @@
 python -m training.data.measure.filtering  CORPORA --output docs/results/data-filter.json
 python -m training.data.measure.selection  CORPORA --output docs/results/data-select.json
 python -m training.data.measure.throughput CORPORA --output docs/results/data-throughput.json
+
+The first needs spaCy for its foreign sentences (`pip install spacy`; no language model), the last psutil.
 """

@@ -72,8 +72,13 @@ class Amounts:
     junk_of_a_kind: int = 20
 
 
-def labelled_documents(corpora: Path, part: str, amounts: Amounts | None = None) -> list[Labelled]:
-    """The documents of a part, `development` or `test`, in the order in which they are to be read."""
+def labelled_documents(
+    corpora: Path, part: str, amounts: Amounts | None = None, *, made_kinds: bool = True
+) -> list[Labelled]:
+    """The documents of a part, `development` or `test`, in the order in which they are to be read.
+
+    Without `made_kinds` there are real documents and their copies only.
+    """
     amounts = amounts or Amounts()
     chance = random.Random(f"{part} documents")
     english = [text for pattern, count in amounts.english for text in islice(_texts(corpora, pattern, part), count)]
@@ -84,8 +89,15 @@ def labelled_documents(corpora: Path, part: str, amounts: Amounts | None = None)
     chance.shuffle(clean)
     copies = _copies(clean, amounts.exact, exact_copy, "exact_duplicate", chance)
     copies += _copies(clean[amounts.exact :], amounts.near, near_copy, "near_duplicate", chance)
+    dropped = _made(part, hosts, amounts) if made_kinds else []
+    documents = clean + copies + dropped
+    chance.shuffle(documents)
+    return in_reading_order(documents)
+
+
+def _made(part: str, hosts: list[str], amounts: Amounts) -> list[Labelled]:
     makers = made.Makers(part=part, hosts=hosts, sentences=[s for text in hosts for s in split_sentences(text)])
-    dropped = [
+    return [
         Labelled(text=text, kind=kind, keep=False)
         for kind, text in makers.documents(
             personal=amounts.personal,
@@ -95,12 +107,9 @@ def labelled_documents(corpora: Path, part: str, amounts: Amounts | None = None)
             junk_of_a_kind=amounts.junk_of_a_kind,
         )
     ]
-    documents = clean + copies + dropped
-    chance.shuffle(documents)
-    return _first_of_each_group(documents)
 
 
-def _first_of_each_group(documents: list[Labelled]) -> list[Labelled]:
+def in_reading_order(documents: list[Labelled]) -> list[Labelled]:
     """Where a copy comes before its original, the original is the one to be dropped."""
     seen: dict[int, Labelled] = {}
     kind_of = {d.group: d.kind for d in documents if d.kind.endswith("duplicate")}

@@ -28,7 +28,7 @@ PATTERNS = (
 )
 SHARES = (0.6, 0.2, 0.12, 0.08)
 """Part of the bytes that each pattern's documents fill, in files of at most a sixth of all."""
-SAMPLE_S = 0.1
+SAMPLE_S = 0.5
 
 
 def measure(
@@ -42,24 +42,14 @@ def measure(
         root = Path(folder)
         written = write_input(corpora, root / "raw", megabytes * 1_000_000)
         seeds = domain_set(corpora, "medical", "test", seeds=50, inside=0, outside=0).seeds
-        (root / "seeds.jsonl").write_text(
-            "".join(json.dumps({"text": text}) + "\n" for text in seeds), encoding="utf-8"
-        )
-        filtered, selected = root / "filtered", root / "selected"
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in seeds)
+        (root / "seeds.jsonl").write_text(lines, encoding="utf-8")
+        filtered = root / "filtered"
+        best = ["--seeds", str(root / "seeds.jsonl"), "--output", str(root / "selected")]
         options = ["--workers", str(workers), "--json"]
         stages = {
             "filter": watch(["filter", str(root / "raw"), "--output", str(filtered), *options]),
-            "select": watch(
-                [
-                    "select",
-                    str(filtered / "corpora"),
-                    "--seeds",
-                    str(root / "seeds.jsonl"),
-                    "--output",
-                    str(selected),
-                    *options,
-                ]
-            ),
+            "select": watch(["select", str(filtered / "corpora"), *best, *options]),
         }
     result: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",

@@ -35,9 +35,10 @@ from training.data.pipeline.documents import (
     write_count,
 )
 from training.data.pipeline.drops import DropLog
-from training.data.pipeline.execution import FINISH, RunFolder, Stage, run_stages
+from training.data.pipeline.execution import Stage, run_stages
 from training.data.pipeline.language import language_of
 from training.data.pipeline.report import RunReport, read_report
+from training.data.pipeline.run_folder import FINISH, RunFolder
 from training.data.pipeline.settings import AugmentSettings, DataSettings, FilterSettings, Pivot, digest_of
 from training.data.pipeline.translation import Translator
 from training.data.pipeline.words import split_words

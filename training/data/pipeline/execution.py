@@ -1,39 +1,30 @@
 """Runs a pipeline's stages in order: in processes here, on Ray, or as Slurm jobs; one datatrove executor a stage.
 
-A task that was completed is not run again, so a run that was killed goes on with the same command. `run.json` says
-what a folder was made from: another command is refused, not mixed in.
+A task that was completed is not run again, so a run that was killed goes on with the same command.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stderr, suppress
-from copy import deepcopy
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from training.data.pipeline.run_folder import RunFolder
 from training.data.pipeline.settings import ExecutorSettings
+from training.data.pipeline.workers import Nowhere, QuietExecutor
 
 LOOK_EVERY_S = 0.5
-FINISH = "9-finish"
-"""Every pipeline's last stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,68 +34,6 @@ class Stage:
     name: str
     tasks: int
     steps: Sequence[PipelineStep]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunFolder:
-    """Where a run keeps things."""
-
-    root: Path
-
-    @property
-    def corpora(self) -> Path:
-        """What the run is for: corpora in the layout that `trident data prepare` takes."""
-        return self.root / "corpora"
-
-    @property
-    def dropped(self) -> Path:
-        """What was left out, by stage and rule."""
-        return self.root / "dropped"
-
-    @property
-    def counts(self) -> Path:
-        """Documents read and written, by task."""
-        return self.root / "counts"
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the last stage has run."""
-        return (self.log(FINISH) / "completions" / "00000").is_file()
-
-    @property
-    def work(self) -> Path:
-        """What only the run itself needs; gone when it is complete."""
-        return self.root / "work"
-
-    def log(self, stage: str) -> Path:
-        """datatrove's logs, statistics and completions of a stage."""
-        return self.root / "logs" / stage
-
-    def progress(self, stage: str) -> Path:
-        """How far each running task is."""
-        return self.work / "progress" / stage
-
-    def claim(self, command: str, digest: str) -> None:
-        """Note what this folder is made by, or check that it is the same.
-
-        Raises ValueError where the folder holds another run, or something that is no run.
-        """
-        note = self.root / "run.json"
-        mine = {"command": command, "digest": digest}
-        if note.is_file():
-            held = json.loads(note.read_text(encoding="utf-8"))
-            if held != mine:
-                raise ValueError(
-                    f"{self.root} holds a run of `trident data {held.get('command')}` with other files or settings; "
-                    "choose another --output, or delete it"
-                )
-            return
-        if self.root.is_dir() and any(self.root.iterdir()):
-            raise ValueError(f"{self.root} is not empty and was not made by `trident data {command}`")
-        self.root.mkdir(parents=True, exist_ok=True)
-        unfinished = note.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(mine) + "\n", encoding="utf-8")
-        unfinished.replace(note)
 
 
 def run_stages(stages: Sequence[Stage], folder: RunFolder, settings: ExecutorSettings) -> bool:
@@ -120,7 +49,7 @@ def run_stages(stages: Sequence[Stage], folder: RunFolder, settings: ExecutorSet
         if settings.kind == "ray":
             _connect(settings)
         for stage in stages:
-            with _watched(bar, stage, folder), redirect_stderr(_Nowhere()):
+            with _watched(bar, stage, folder), redirect_stderr(Nowhere()):
                 _executor(stage, folder, settings).run()
             _check_complete(stage, folder)
     return True
@@ -161,80 +90,6 @@ def _connect(settings: ExecutorSettings) -> None:
 
     if not ray.is_initialized():
         ray.init(address=None if settings.ray_address == "local" else settings.ray_address, log_to_driver=False)
-
-
-class QuietExecutor(LocalPipelineExecutor):
-    """datatrove's tasks in processes of ours: silent on the terminal, gone when the command that started them is.
-
-    datatrove's own pool waits for ever where a worker was killed for memory, and leaves its manager process behind
-    where the command itself was killed.
-    """
-
-    def __init__(self, *arguments: Any, lock: Path, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.lock = lock
-
-    def run(self) -> None:
-        """Run the tasks that are not completed.
-
-        Raises what a task raised, and ValueError where a process died.
-        """
-        ranks = self.get_incomplete_ranks(range(self.tasks))
-        if not ranks:
-            return
-        self.save_executor_as_json()
-        if self.workers == 1:
-            for rank in ranks:
-                deepcopy(self).run_rank(rank)
-            return
-        context = get_context("forkserver")
-        context.set_forkserver_preload([type(step).__module__ for step in self.pipeline])
-        theirs, ours = context.Pipe(duplex=False)
-        with ours, ProcessPoolExecutor(self.workers, context, _end_with_command, (self.lock, theirs)) as pool:
-            waiting = [pool.submit(self.run_rank, rank) for rank in ranks]
-            try:
-                for done in as_completed(waiting):
-                    done.result()
-            except BrokenProcessPool as error:
-                raise ValueError(
-                    "a worker process was killed, perhaps for want of memory; try fewer workers"
-                ) from error
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def run_rank(self, rank: int) -> None:
-        """Run one task; its messages go to its log file alone."""
-        with redirect_stderr(_Nowhere()):
-            self._run_for_rank(rank)
-
-
-class _Nowhere:
-    """A stream that keeps nothing; loguru and tqdm write to it."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None: ...
-
-    def isatty(self) -> bool:
-        return False
-
-
-def _end_with_command(lock: Path, command: Connection) -> None:
-    """Share the workers' lock, and end this process when the other end of the pipe is closed: the command is gone.
-
-    A worker that went on writing would meet the run that the user starts next.
-    """
-    held = lock.open("w")
-    fcntl.flock(held, fcntl.LOCK_SH)
-
-    def watch() -> None:
-        with suppress(EOFError):
-            command.recv()
-        held.close()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -23,10 +23,11 @@ from training.data.pipeline.documents import (
     find_corpora,
 )
 from training.data.pipeline.drops import DropLog
-from training.data.pipeline.execution import FINISH, RunFolder, Stage, run_stages
+from training.data.pipeline.execution import Stage, run_stages
 from training.data.pipeline.language import LanguageFilter
 from training.data.pipeline.quality import QualityFilter
 from training.data.pipeline.report import RunReport, read_report
+from training.data.pipeline.run_folder import FINISH, RunFolder
 from training.data.pipeline.sensitive import SensitiveFilter
 from training.data.pipeline.settings import DataSettings, FilterSettings, digest_of
 

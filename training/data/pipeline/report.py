@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.data.pipeline.documents import read_count
 from training.data.pipeline.drops import Dropped, read_drops
-from training.data.pipeline.execution import RunFolder
+from training.data.pipeline.run_folder import RunFolder
 
 
 @dataclass(slots=True)

@@ -24,8 +24,9 @@ from datatrove.pipeline.base import PipelineStep
 from training.data.pipeline.documents import Clean, Corpora, HandOn, ReadDocuments, WriteCorpus, find_corpora
 from training.data.pipeline.domain import counts_of, direction_of, in_batches, inverse_frequencies, weighted
 from training.data.pipeline.drops import DropLog
-from training.data.pipeline.execution import FINISH, RunFolder, Stage, run_stages
+from training.data.pipeline.execution import Stage, run_stages
 from training.data.pipeline.report import RunReport, read_report
+from training.data.pipeline.run_folder import FINISH, RunFolder
 from training.data.pipeline.settings import DataSettings, SelectSettings, digest_of
 from training.data.readers import read_records
 

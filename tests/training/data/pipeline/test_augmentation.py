@@ -13,8 +13,8 @@ from tests.training.data.pipeline.tiny_translator import ENGLISH, PIVOT, SYNONYM
 from training.data.catalogue import find_files
 from training.data.pipeline import augmentation
 from training.data.pipeline.augmentation import Translate, augment_corpora, keep_whole_lines
-from training.data.pipeline.execution import RunFolder
 from training.data.pipeline.report import RunReport
+from training.data.pipeline.run_folder import RunFolder
 from training.data.pipeline.settings import AugmentSettings, DataSettings, load_settings
 from training.data.pipeline.translation import Translator
 from training.data.readers import read_records

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.training.data.pipeline.prose import chinese, english, write_texts
-from training.data.pipeline.execution import RunFolder
 from training.data.pipeline.filtering import filter_corpora
 from training.data.pipeline.report import as_text, read_report
+from training.data.pipeline.run_folder import RunFolder
 from training.data.pipeline.settings import DataSettings, load_settings
 from training.data.readers import read_records
 
