@@ -16,6 +16,8 @@ from rich.markup import escape
 
 from deploy.commands import bench, doctor, export, quantize, repository, serve
 from training import commands as training
+from training.data.commands import data_app
+from training.planning import command as planning
 
 app = typer.Typer(
     name="trident",
@@ -48,8 +50,9 @@ app.command()(quantize.quantize)
 app.add_typer(repository.app, name="repository")
 app.command()(training.train)
 app.add_typer(training.evaluate_app, name="evaluate")
-app.add_typer(training.data_app, name="data")
+app.add_typer(data_app, name="data")
 bench.app.command("train")(training.measure)
+app.command()(planning.plan)
 app.add_typer(bench.app, name="bench")
 
 
@@ -77,6 +80,13 @@ EXTRA_OF_MODULE = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "onnxruntime": "serve",
+    "datatrove": "training",
+    "detect_secrets": "training",
+    "ftfy": "training",
+    "phonenumbers": "training",
+    "py3langid": "training",
     "rouge_score": "training",
+    "sklearn": "training",
+    "stdnum": "training",
     "sacrebleu": "training",
 }

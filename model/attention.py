@@ -38,20 +38,21 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden_BSD: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """[B,S,D] → [B,S,D]; `mask` as `key_mask` makes it."""
-        query, key, value = self._projected(hidden_BSD)
+        query, key, value = self.projected(hidden_BSD)
         mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         return self.out(merge_heads(mixed_BHSE))
 
     def step(self, hidden_B1D: Tensor, keys_BHTE: Tensor, values_BHTE: Tensor, position: int) -> Tensor:
         """Attention of one more token to those before it and itself; its key and value enter the cache."""
-        query, key, value = self._projected(hidden_B1D)
+        query, key, value = self.projected(hidden_B1D)
         keys_BHTE[:, :, position : position + 1] = key
         values_BHTE[:, :, position : position + 1] = value
         known = slice(0, position + 1)
         mixed = functional.scaled_dot_product_attention(query, keys_BHTE[:, :, known], values_BHTE[:, :, known])
         return self.out(merge_heads(mixed))
 
-    def _projected(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [B,H,S,E]."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(hidden_BSD).chunk(3, dim=-1))
         return query, key, value
 

@@ -39,7 +39,11 @@ class Encoder(nn.Module):
 
     def forward(self, embedded_BSD: Tensor, lengths_B: Tensor | None, mask: Tensor | None) -> Tensor:
         """[B,S,D] → [B,S,D]."""
-        hidden_BSD = self.dropout(self.positions(embedded_BSD, lengths_B))
+        hidden_BSD = self.begin(embedded_BSD, lengths_B)
         for layer in self.layers:
             hidden_BSD = layer(hidden_BSD, mask)
         return self.norm(hidden_BSD)
+
+    def begin(self, embedded_BSD: Tensor, lengths_B: Tensor | None) -> Tensor:
+        """What the first layer reads, [B,S,D]."""
+        return self.dropout(self.positions(embedded_BSD, lengths_B))

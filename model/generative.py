@@ -82,11 +82,15 @@ class Decoder(nn.Module):
 
         Raises ValueError where T exceeds the position table.
         """
-        self._check(embedded_BTD.shape[1])
-        hidden_BTD = self.dropout(self.positions(embedded_BTD))
+        hidden_BTD = self.begin(embedded_BTD)
         for layer in self.layers:
             hidden_BTD = layer(hidden_BTD, memory_BSD, mask)
         return self.norm(hidden_BTD)
+
+    def begin(self, embedded_BTD: Tensor) -> Tensor:
+        """What the first layer reads, [B,T,D]. Raises ValueError where T exceeds the position table."""
+        self._check(embedded_BTD.shape[1])
+        return self.dropout(self.positions(embedded_BTD))
 
     def prefill(self, memory_BSD: Tensor, mask: Tensor | None, capacity: int) -> DecoderCache:
         """Caches for up to `capacity` tokens. Raises ValueError where that exceeds the position table."""

@@ -1,6 +1,7 @@
 """The training losses of all heads: means over real targets, 0 where a batch has none.
 
-A label of IGNORE is no target. The vocabulary is large, so logits exist only where a target may stand, and a chunk at
+A label of IGNORE is no target. Where rows are a part of a larger batch, `targets` is the number in all of it: so the
+parts' losses add up to the mean. The vocabulary is large, so logits exist only where a target may stand, and a chunk at
 a time: they are computed again in the backward pass rather than kept.
 """
 
@@ -23,7 +24,9 @@ CHUNK = 8_192
 """Targets whose logits exist at once: 1 GB in float32 at a vocabulary of 32,000."""
 
 
-def masked_token_loss(model: HybridModel, memory_BSD: Tensor, positions_BM: Tensor, labels_BM: Tensor) -> Tensor:
+def masked_token_loss(
+    model: HybridModel, memory_BSD: Tensor, positions_BM: Tensor, labels_BM: Tensor, *, targets: int | None = None
+) -> Tensor:
     """Cross-entropy of the masked tokens.
 
     Args:
@@ -31,21 +34,33 @@ def masked_token_loss(model: HybridModel, memory_BSD: Tensor, positions_BM: Tens
         memory_BSD: the encoder's result on the masked rows.
         positions_BM: where masked tokens stand; any position where the label is IGNORE.
         labels_BM: what stood there.
+        targets: what to divide by, in place of the number of labels.
     """
-    index_BMD = positions_BM.long()[..., None].expand(-1, -1, memory_BSD.shape[-1])
-    states_BMD = model.lm_head(memory_BSD.gather(1, index_BMD))
-    return _mean(cross_entropy(model, states_BMD, labels_BM), labels_BM)
+    return mean_of_targets(model.masked_token_losses(memory_BSD, positions_BM, labels_BM), labels_BM, targets)
 
 
 def continuation_loss(
-    model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, labels_BT: Tensor, *, smoothing: float = 0.0
+    model: HybridModel,
+    memory_BSD: Tensor,
+    lengths_B: Tensor | None,
+    labels_BT: Tensor,
+    *,
+    smoothing: float = 0.0,
+    targets: int | None = None,
 ) -> Tensor:
     """Cross-entropy of the generative decoder; labels are token ids and the end token, then IGNORE.
 
     `smoothing` is the share of the target probability that is spread evenly over the vocabulary.
     """
     states_BTD = model.decoder_states("generative", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    return _mean(cross_entropy(model, states_BTD, labels_BT, smoothing), labels_BT)
+    return states_loss(model, states_BTD, labels_BT, smoothing=smoothing, targets=targets)
+
+
+def states_loss(
+    model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, *, smoothing: float = 0.0, targets: int | None = None
+) -> Tensor:
+    """`continuation_loss` from the generative decoder's states on."""
+    return mean_of_targets(model.target_losses(states_BTD, labels_BT, smoothing), labels_BT, targets)
 
 
 def summary_loss(
@@ -56,33 +71,60 @@ def summary_loss(
     labels_BT: Tensor,
     *,
     smoothing: float = 0.0,
+    targets: int | None = None,
 ) -> Tensor:
     """Negative log probability of the pointer decoder's mixture; arguments as in `continuation_loss`.
 
     The smoothed share is the vocabulary distribution's alone: spread over the mixture, it would teach to copy nothing.
     """
     states_BTD = model.decoder_states("pointer", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    log_generated_BT = -cross_entropy(model, states_BTD, labels_BT)
+    return mixture_loss(
+        model, states_BTD, memory_BSD, lengths_B, source_BS, labels_BT, smoothing=smoothing, targets=targets
+    )
+
+
+def mixture_loss(
+    model: HybridModel,
+    states_BTD: Tensor,
+    memory_BSD: Tensor,
+    lengths_B: Tensor | None,
+    source_BS: Tensor,
+    labels_BT: Tensor,
+    *,
+    smoothing: float = 0.0,
+    targets: int | None = None,
+) -> Tensor:
+    """`summary_loss` from the pointer decoder's states on."""
+    log_generated_BT = -model.target_losses(states_BTD, labels_BT)
     copy_keys_BSD = model.pointer.copy_key(memory_BSD)
     losses_BT = -model.pointer.log_target(states_BTD, log_generated_BT, copy_keys_BSD, lengths_B, source_BS, labels_BT)
     if smoothing:
-        losses_BT = (1 - smoothing) * losses_BT + smoothing * cross_entropy(model, states_BTD, labels_BT, 1.0)
-    return _mean(losses_BT, labels_BT)
+        losses_BT = (1 - smoothing) * losses_BT + smoothing * model.target_losses(states_BTD, labels_BT, 1.0)
+    return mean_of_targets(losses_BT, labels_BT, targets)
 
 
 def span_loss(
-    model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, context_B2: Tensor, answer_B2: Tensor
+    model: HybridModel,
+    memory_BSD: Tensor,
+    lengths_B: Tensor | None,
+    context_B2: Tensor,
+    answer_B2: Tensor,
+    *,
+    targets: int | None = None,
 ) -> Tensor:
     """Negative log probability of the answers, mean over rows; `context_B2` and `answer_B2` as in `SpanCRF.nll`."""
     emissions_BS3 = model.emissions(memory_BSD, lengths_B)
     nll_B = model.extractive.crf.nll(emissions_BS3, context_B2, answer_B2)
-    return nll_B.sum() / max(1, len(nll_B))
+    return nll_B.sum() / (targets or max(1, len(nll_B)))
 
 
-def router_loss(model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, tasks_B: Tensor) -> Tensor:
+def router_loss(
+    model: HybridModel, memory_BSD: Tensor, lengths_B: Tensor | None, tasks_B: Tensor, *, targets: int | None = None
+) -> Tensor:
     """Cross-entropy of the tasks 0, 1, 2; IGNORE where a row does not teach the router."""
     logits_B3 = model.task_logits(memory_BSD, lengths_B).float()
-    return _mean(functional.cross_entropy(logits_B3, tasks_B.long(), reduction="none", ignore_index=IGNORE), tasks_B)
+    losses_B = functional.cross_entropy(logits_B3, tasks_B.long(), reduction="none", ignore_index=IGNORE)
+    return mean_of_targets(losses_B, tasks_B, targets)
 
 
 def shift_right(model: HybridModel, labels_BT: Tensor) -> Tensor:
@@ -96,17 +138,9 @@ def cross_entropy(model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, smo
     """Of the tied output layer's logits with the labels, float32 [B,T]; 0 where a label is IGNORE."""
     states_ND, labels_N = states_BTD.flatten(0, 1), labels_BT.flatten().long()
     if len(labels_N) <= CHUNK:
-        return token_losses(states_ND, model.embedding.weight, labels_N, smoothing).view(labels_BT.shape)
+        return model.token_losses(states_ND, labels_N, smoothing).view(labels_BT.shape)
     losses = [
-        checkpoint(
-            token_losses,
-            states,
-            model.embedding.weight,
-            labels,
-            smoothing,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
+        checkpoint(model.token_losses, states, labels, smoothing, use_reentrant=False, preserve_rng_state=False)
         for states, labels in zip(states_ND.split(CHUNK), labels_N.split(CHUNK), strict=True)
     ]
     return torch.cat(losses).view(labels_BT.shape)
@@ -120,7 +154,7 @@ def token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoo
     )
 
 
-def _mean(losses: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels that count; 0, with a gradient of 0, where none does."""
+def mean_of_targets(losses: Tensor, labels: Tensor, targets: int | None = None) -> Tensor:
+    """Sum over the labels that count, by `targets` or their number; 0, with a gradient of 0, where none does."""
     counted = labels != IGNORE
-    return torch.where(counted, losses, 0).sum() / counted.sum().clamp(min=1)
+    return torch.where(counted, losses, 0).sum() / (targets or counted.sum().clamp(min=1))

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+import model.losses
 from model.attention import key_mask
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
@@ -47,6 +48,7 @@ from model.encoder import Encoder
 from model.extractive import ExtractiveDecoder
 from model.generative import Decoder, DecoderCache
 from model.hybrid import HybridLayer
+from model.losses import cross_entropy
 from model.pointer import PointerDecoder
 from model.positions import DynamicPositions
 from model.recurrence import BidirectionalRecurrence
@@ -127,13 +129,21 @@ class HybridModel(PreTrainedModel):
 
     def encode(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Token ids [B,S] → memory [B,S,D], which every head reads."""
-        mask = key_mask(lengths, input_ids.shape[1])
+        mask = self.source_mask(lengths, input_ids.shape[1])
         hidden_BSD = self.encoder(self.embedding(input_ids), lengths, mask)
         return self.hybrid(hidden_BSD, lengths, mask)
+
+    def source_mask(self, lengths: Tensor | None, size: int) -> Tensor | None:
+        """What may be read of rows of `size` tokens, as `key_mask` makes it."""
+        return key_mask(lengths, size)
 
     def logits(self, states: Tensor) -> Tensor:
         """The tied output layer: states […,D] → […,V]."""
         return functional.linear(states, self.embedding.weight)
+
+    def token_losses(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy [N] of the output layer's logits of states [N,D] with labels [N]."""
+        return model.losses.token_losses(states_ND, self.embedding.weight, labels_N, smoothing)
 
     def task_logits(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[B,S,D] → [B,3] in the order generation, qa, summary."""
@@ -146,6 +156,15 @@ class HybridModel(PreTrainedModel):
     def emissions(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[B,S,D] → scores [B,S,3] of the tags O, B, I; `extractive.crf` reads them."""
         return self.extractive(memory, lengths)
+
+    def target_losses(self, states: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of decoder states [B,T,D] with labels [B,T], float32 [B,T]; 0 where a label is IGNORE."""
+        return cross_entropy(self, states, labels, smoothing)
+
+    def masked_token_losses(self, memory: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the tokens at positions [B,M] of the memory with labels [B,M], float32 [B,M]."""
+        index_BMD = positions.long()[..., None].expand(-1, -1, memory.shape[-1])
+        return cross_entropy(self, self.lm_head(memory.gather(1, index_BMD)), labels)
 
     def decoder_states(self, kind: str, memory: Tensor, lengths: Tensor | None, target_ids: Tensor) -> Tensor:
         """Decoder states [B,T,D] that the given tokens [B,T] lead to; T at most max_target_positions.

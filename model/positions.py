@@ -15,17 +15,29 @@ class DynamicPositions(nn.Module):
         self.gate = nn.Linear(width, 1)
         nn.init.normal_(self.table, std=0.02)
 
-    def forward(self, embedded_BSD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Add positions 0, 1, … to embedded rows.
+    def forward(
+        self,
+        embedded_BSD: Tensor,
+        lengths_B: Tensor | None = None,
+        *,
+        begin: int = 0,
+        whole: int | None = None,
+    ) -> Tensor:
+        """Add positions 0, 1, … to embedded rows, or those of a slice of longer rows.
 
         Args:
             embedded_BSD: embeddings.
-            lengths_B: tokens of each row, read where S exceeds the table; None means S.
+            lengths_B: tokens of each row, read where the rows exceed the table; None means all.
+            begin: position of the first token given.
+            whole: size of the rows that these are a slice of; None: S.
         """
         size = embedded_BSD.shape[1]
-        if size <= self.table.shape[0]:
-            return self._add(embedded_BSD, self.table[:size])
-        return self._add(embedded_BSD, self._stretched(size, lengths_B))
+        whole = size if whole is None else whole
+        if whole <= self.table.shape[0]:
+            return self._add(embedded_BSD, self.table[begin : begin + size])
+        if lengths_B is None:
+            lengths_B = torch.full((1,), whole, device=self.table.device)
+        return self._add(embedded_BSD, self._stretched(begin, size, lengths_B))
 
     def at(self, embedded_B1D: Tensor, position: int) -> Tensor:
         """Add one position, inside the table, to a token of every row."""
@@ -34,12 +46,10 @@ class DynamicPositions(nn.Module):
     def _add(self, embedded_BSD: Tensor, positions: Tensor) -> Tensor:
         return embedded_BSD + torch.sigmoid(self.gate(embedded_BSD)) * positions
 
-    def _stretched(self, size: int, lengths_B: Tensor | None) -> Tensor:
+    def _stretched(self, begin: int, size: int, lengths_B: Tensor) -> Tensor:
         """Table rows at i·(P-1)/(length-1) [B,S,D], interpolated; rows that fit the table read it plainly."""
         last = self.table.shape[0] - 1
-        if lengths_B is None:
-            lengths_B = torch.full((1,), size, device=self.table.device)
-        place_S = torch.arange(size, device=self.table.device, dtype=torch.float32)
+        place_S = torch.arange(begin, begin + size, device=self.table.device, dtype=torch.float32)
         step_B1 = last / (lengths_B[:, None].float() - 1).clamp(min=last)
         index_BS = (place_S * step_B1).clamp(max=last)
         low_BS, high_BS = index_BS.floor(), index_BS.ceil()

@@ -8,7 +8,8 @@ Every block starts from a zero state, warmed up on a halo of its neighbour; only
 
 A block's forward outputs do not depend on what follows it, nor its backward ones on what precedes it, so the window
 [begin - halo, end + halo) that a block reads falls into two of one halo each. The first block has no halo before it:
-zeros in its place would move its state. So its window has them behind, where nothing reads.
+zeros in its place would move its state. So its window has them behind, where nothing reads. Of a slice of longer rows
+the first and the last block's halos lie outside: they come as `Neighbours`.
 
 No packing and no wait for the host: forward states never meet the padding, which lies to the right, and the backward
 direction reads every window reversed within its valid part.
@@ -17,7 +18,7 @@ direction reads every window reversed within its valid part.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ from torch.nn import functional
 
 GATES = {"GRU": 3, "LSTM": 4}
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Neighbours(NamedTuple):
+    """What stands around a slice of longer rows, each [B,halo,D]; None where the slice begins or ends them."""
+
+    before: Tensor | None
+    after: Tensor | None
 
 
 class BidirectionalRecurrence(nn.Module):
@@ -55,34 +63,58 @@ class BidirectionalRecurrence(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -limit, limit)
 
-    def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """[B,S,D] → [B,S,2·units], forward states first; what lies behind a row's length means nothing."""
+    def forward(
+        self, hidden_BSD: Tensor, lengths_B: Tensor | None = None, neighbours: Neighbours | None = None
+    ) -> Tensor:
+        """[B,S,D] → [B,S,2·units], forward states first; what lies behind a row's length means nothing.
+
+        With `neighbours` the rows are a slice of longer ones, S a multiple of the block, and lengths count from the
+        slice's beginning: they may be 0 or less, and exceed S.
+        """
         batch, size, _ = hidden_BSD.shape
         if lengths_B is None:
             lengths_B = torch.full((batch,), size, device=hidden_BSD.device)
-        if self.block is None or size <= self.block:
+        if neighbours is not None:
+            assert self.block is not None
+            assert size % self.block == 0
+            forward_BSU, backward_BSU = self._blocked(hidden_BSD, lengths_B, self.block, *neighbours)
+        elif self.block is None or size <= self.block:
             forward_BSU = self._recur(hidden_BSD, "l0")
             backward_BSU = self._recur_backward(hidden_BSD, lengths_B)
         else:
             forward_BSU, backward_BSU = self._blocked(hidden_BSD, lengths_B, self.block)
         return torch.cat([forward_BSU, backward_BSU], dim=-1)
 
-    def _blocked(self, hidden_BSD: Tensor, lengths_B: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    def _blocked(
+        self,
+        hidden_BSD: Tensor,
+        lengths_B: Tensor,
+        block: int,
+        before_BHD: Tensor | None = None,
+        after_BHD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Both directions over N blocks, each direction one call on [B·N, block + halo, D]."""
         batch, size, width = hidden_BSD.shape
         count, window = -(-size // block), block + self.halo
         padded = functional.pad(hidden_BSD, (0, 0, 0, count * block - size))
         blocks_BNKD = padded.view(batch, count, block, width)
 
-        first_B1WD = functional.pad(blocks_BNKD[:, :1], (0, 0, 0, self.halo))
+        if before_BHD is None:
+            first_B1WD = functional.pad(blocks_BNKD[:, :1], (0, 0, 0, self.halo))
+        else:
+            first_B1WD = torch.cat([before_BHD[:, None], blocks_BNKD[:, :1]], dim=2)
         others_BNWD = torch.cat([blocks_BNKD[:, :-1, block - self.halo :], blocks_BNKD[:, 1:]], dim=2)
         windows_BNWD = torch.cat([first_B1WD, others_BNWD], dim=1)
         states_MWU = self._recur(windows_BNWD.flatten(0, 1), "l0")
         states_BNWU = states_MWU.view(batch, count, window, self.units)
-        own_BNKU = torch.cat([states_BNWU[:, :1, :block], states_BNWU[:, 1:, self.halo :]], dim=1)
+        own = slice(block) if before_BHD is None else slice(self.halo, None)
+        own_BNKU = torch.cat([states_BNWU[:, :1, own], states_BNWU[:, 1:, self.halo :]], dim=1)
         forward_BSU = own_BNKU.reshape(batch, -1, self.units)[:, :size]
 
-        after_BNHD = functional.pad(blocks_BNKD[:, 1:, : self.halo], (0, 0, 0, 0, 0, 1))
+        if after_BHD is None:
+            after_BNHD = functional.pad(blocks_BNKD[:, 1:, : self.halo], (0, 0, 0, 0, 0, 1))
+        else:
+            after_BNHD = torch.cat([blocks_BNKD[:, 1:, : self.halo], after_BHD[:, None]], dim=1)
         windows_BNWD = torch.cat([blocks_BNKD, after_BNHD], dim=2)
         begin_N = torch.arange(count, device=hidden_BSD.device) * block
         valid_M = (lengths_B[:, None] - begin_N).clamp(0, window).flatten()

@@ -23,7 +23,11 @@ class Router(nn.Module):
 
     def forward(self, memory_BSD: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """[B,S,D] → logits [B,3]."""
-        return self.output(functional.gelu(self.hidden(_mean(memory_BSD, lengths_B))))
+        return self.scores(_mean(memory_BSD, lengths_B))
+
+    def scores(self, mean_BD: Tensor) -> Tensor:
+        """The mean of each row's memory [B,D] → logits [B,3]."""
+        return self.output(functional.gelu(self.hidden(mean_BD)))
 
 
 def _mean(memory_BSD: Tensor, lengths_B: Tensor | None) -> Tensor:

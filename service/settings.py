@@ -59,7 +59,7 @@ class BatchingSettings(_Part):
     """Engine slots of the rows that were sent and have not finished: a little more than the engine has, so that it
     never waits for the gateway."""
 
-    running_windows: int = Field(default=64, ge=1)
+    running_windows: int = Field(default=32, ge=1)
     """Question answering windows that were sent and not answered yet."""
 
 

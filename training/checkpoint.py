@@ -1,19 +1,22 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, replaced atomically."""
+"""Checkpoints: everything a run needs to go on as if it had never stopped, in the same layout or another.
+
+Batches and dropout are functions of the step, so what is kept is the weights, the optimizer's state and the progress.
+How they lie on disk is `training/parallel/checkpoint.py`'s.
+"""
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from training.optimizer import Optimizers
-
-FILE = "checkpoint.pt"
+from model.configuration import HybridConfig
+from model.network import HybridModel
+from training.engine import WEIGHT, Engine
+from training.parallel.checkpoint import SEPARATOR, Checkpoint, Manifest, PartStates, Shard, write_checkpoint
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,45 +31,71 @@ class Progress:
     """Source and target tokens seen, padding not counted."""
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizers: Optimizers, progress: Progress) -> None:
-    """Write a checkpoint beside the last one, then take its place: a kill at any moment leaves one whole."""
-    state = {
-        "model": model.state_dict(),
-        "optimizers": optimizers.state_dict(),
-        "progress": {"step": progress.step, "elapsed_s": progress.elapsed_s, "tokens": progress.tokens},
-        "random": _random_state(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / (FILE + ".unfinished")
-    torch.save(state, unfinished)
-    unfinished.replace(folder / FILE)
+def save_checkpoint(run: Path, engine: Engine, progress: Progress) -> None:
+    """Write a checkpoint beside the last one, then take its place: a kill at any moment leaves one whole.
+
+    Raises OSError, on all processes, where one could not write.
+    """
+    mesh = engine.mesh
+
+    def tensors() -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for number, (name, state) in enumerate(engine.states()):
+            # What processes repeat is written once, each writing some of it.
+            if engine.counted[name] and number % mesh.zero.size == mesh.zero.rank:
+                found |= {name + SEPARATOR + entry: value.detach().cpu() for entry, value in state.items()}
+        return found
+
+    def manifest(shards: list[Shard]) -> Manifest:
+        return Manifest(
+            step=progress.step,
+            progress=asdict(progress),
+            loss_scale=engine.loss_scale,
+            model=engine.stage.network.config.dimensions(),
+            optimizer=engine.recipe.optimizer.kind,
+            layout=str(mesh.layout),
+            tensor_size=mesh.tensor.size,
+            cuts={name: [cut.dimension, cut.blocks] for name, cut in engine.all_cuts.items()},
+            shards=shards,
+        )
+
+    write_checkpoint(run, mesh, progress.step, tensors, manifest)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizers: Optimizers) -> Progress:
-    """Restore the last checkpoint of `folder`; a new run's progress where there is none."""
-    path = folder / FILE
-    if not path.is_file():
+def load_checkpoint(run: Path, engine: Engine) -> Progress:
+    """Restore the last checkpoint of a run, whatever layout wrote it; a new run's progress where there is none.
+
+    Raises ValueError where it is damaged, or another network's or optimizer's.
+    """
+    checkpoint = Checkpoint.latest(run)
+    if checkpoint is None:
         return Progress()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizers.load_state_dict(state["optimizers"])
-    _restore_random_state(state["random"])
-    return Progress(**state["progress"])
+    manifest = checkpoint.manifest
+    _refuse_unlike(checkpoint.folder, "model", manifest.model, engine.stage.network.config.dimensions())
+    kind = {"kind": engine.recipe.optimizer.kind}
+    _refuse_unlike(checkpoint.folder, "optimizer", {"kind": manifest.optimizer}, kind)
+    checkpoint.verify(engine.mesh)
+    engine.restore(PartStates(checkpoint, engine.mesh, engine.cuts), manifest.loss_scale)
+    return Progress(**manifest.progress)  # type: ignore[arg-type]
 
 
-def seed_everything(seed: int) -> None:
-    """Seed all generators that training draws from."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+def load_whole(run: Path) -> HybridModel:
+    """The network of a run's last checkpoint, whole, on the CPU."""
+    checkpoint = Checkpoint.latest(run)
+    assert checkpoint is not None
+    dimensions = dict(checkpoint.manifest.model)
+    network = HybridModel(HybridConfig.from_preset(dimensions.pop("preset"), **dimensions))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(checkpoint.whole(name, WEIGHT))
+    return network
 
 
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _refuse_unlike(folder: Path, what: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    unlike = [name for name in wanted if name != "dropout" and found.get(name) != wanted[name]]
+    if unlike:
+        name = unlike[0]
+        raise ValueError(
+            f"{folder} is a checkpoint with {what}.{name} = {found.get(name)!r}, the recipe has {wanted[name]!r}: "
+            "choose another run.output, or the recipe that it was made with"
+        )

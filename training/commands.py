@@ -1,4 +1,4 @@
-"""`trident train`, `trident bench train`, `trident evaluate …` and `trident data …`."""
+"""`trident train`, `trident bench train` and `trident evaluate …`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a checkpoint, or a running service, on labelled data.")
-data_app = typer.Typer(no_args_is_help=True, help="Make the tokenizer and the training data from corpora.")
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Folder of trained weights, as `trident train` writes it.")]
 Url = Annotated[str | None, typer.Option(help="A running service, e.g. http://127.0.0.1:8000, in place of weights.")]
@@ -23,12 +22,15 @@ def train(
 ) -> None:
     """Train a network; a run that was killed goes on from its last checkpoint."""
     from training.config import load_recipe
+    from training.parallel.mesh import speaks_for_all
     from training.train import train as run
 
     loaded = load_recipe(recipe)
     if max_minutes is not None:
         loaded.schedule.max_minutes = max_minutes
     progress = run(loaded)
+    if not speaks_for_all():
+        return
     minutes = progress.elapsed_s / 60
     typer.echo(
         f"{loaded.run.output / 'weights'}: {progress.step} steps, {progress.tokens:,} tokens, {minutes:.1f} minutes"
@@ -62,42 +64,6 @@ def measure(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     typer.echo(f"{output}: {result['tokens_per_s']:,.0f} tokens/s on {result['machine']['device']}")
-
-
-@data_app.command()
-def tokenizer(
-    corpora: Annotated[Path, typer.Argument(help="Folder of corpora.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tokenizer.json.")],
-    vocabulary_size: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 32_000,
-) -> None:
-    """Train the byte-level BPE tokenizer on a sample of the corpora."""
-    from model.tokenizer import save_tokenizer, train_tokenizer
-    from training.data.prepare import tokenizer_texts
-
-    trained = train_tokenizer(tokenizer_texts(corpora), vocabulary_size, show_progress=True)
-    save_tokenizer(trained, output)
-    typer.echo(f"{output}: {trained.get_vocab_size()} tokens")
-
-
-@data_app.command()
-def prepare(
-    corpora: Annotated[Path, typer.Argument(help="Folder of corpora.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for shards and development files.")],
-    tokenizer: Annotated[Path, typer.Option(help="Folder of tokenizer.json.")],
-    workers: Annotated[int, typer.Option(help="Files prepared at once.", min=1)] = 2,
-    qa_window: Annotated[int, typer.Option(help="Longest question answering row, tokens.", min=64)] = 384,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every shard as JSON.")] = False,
-) -> None:
-    """Tokenise the corpora, mine questions and summaries, keep the development part apart."""
-    from dataclasses import asdict
-
-    from training.data.prepare import prepare as run
-
-    shards = run(corpora, output, tokenizer, workers=workers, qa_window=qa_window)
-    if as_json:
-        typer.echo(json.dumps([asdict(shard) for shard in shards], ensure_ascii=False))
-    else:
-        typer.echo(f"{output}: {len(shards)} shards, {sum(shard.tokens for shard in shards):,} tokens")
 
 
 @evaluate_app.command()

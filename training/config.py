@@ -9,10 +9,12 @@ from __future__ import annotations
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32")
+OPTIMIZERS = ("muon", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
+Section = TypeVar("Section")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,9 +54,12 @@ class BatchSection:
     """Width of a continuation or an answer to an instruction."""
     summary_tokens: int
     """Width of a summary."""
+    micro_batches: int = 1
+    """Parts that a process computes one after the other, adding up their gradients: less memory, and what a pipeline
+    keeps its stages busy with."""
 
     def __post_init__(self) -> None:
-        for name in ("pretraining_rows", "instruction_rows", "qa_rows", "summary_rows"):
+        for name in ("pretraining_rows", "instruction_rows", "qa_rows", "summary_rows", "micro_batches"):
             _at_least(self, name, 1)
         for name in ("source_tokens", "target_tokens", "summary_tokens"):
             _at_least(self, name, 16)
@@ -104,6 +109,17 @@ class ObjectivesSection:
     summary_weight: float = 1.0
     router_weight: float = 0.1
 
+    @property
+    def weights(self) -> tuple[float, float, float, float, float]:
+        """In the order of `Losses`."""
+        return (
+            self.masked_weight,
+            self.continuation_weight,
+            self.qa_weight,
+            self.summary_weight,
+            self.router_weight,
+        )
+
     def __post_init__(self) -> None:
         for name in ("mask_fraction", "unmasked_rows", "short_prompts", "task_token_dropout"):
             value = getattr(self, name)
@@ -138,8 +154,11 @@ class MixtureSection:
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerSection:
-    """[optimizer]: Muon for the matrices of the layers, AdamW for the rest."""
+    """[optimizer]"""
 
+    kind: str = "muon"
+    """muon: Muon for the matrices of the layers, AdamW for the rest, every tensor clipped by itself. adamw: AdamW for
+    all, clipped together; what divides matrices among processes needs it."""
     matrix_learning_rate: float = 3e-3
     learning_rate: float = 2e-3
     beta1: float = 0.9
@@ -148,6 +167,48 @@ class OptimizerSection:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in OPTIMIZERS:
+            raise ValueError(f"optimizer.kind must be one of {', '.join(OPTIMIZERS)}, got {self.kind!r}")
+        if self.clip <= 0:
+            raise ValueError(f"optimizer.clip must be positive, got {self.clip}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ParallelSection:
+    """[parallel]: how many processes share what; the product of the four is the number of processes."""
+
+    data: int = 0
+    """Parts of a batch; 0: as many as processes are left."""
+    tensor: int = 1
+    """Parts of every attention, feed-forward network and of the vocabulary."""
+    pipeline: int = 1
+    """Stages of consecutive layers."""
+    sequence: int = 1
+    """Parts of a source's tokens."""
+    zero: int = 0
+    """What data-parallel processes divide rather than repeat: 1 the optimizer's state, 2 gradients, 3 weights too."""
+    whole_below: int = 100_000
+    """ZeRO-3 leaves weights of fewer elements whole: gathering them costs more than it saves."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "whole_below"):
+            _at_least(self, name, 0)
+        for name in ("tensor", "pipeline", "sequence"):
+            _at_least(self, name, 1)
+        if self.zero not in range(4):
+            raise ValueError(f"parallel.zero must be 0, 1, 2 or 3, got {self.zero}")
+
+
+@dataclass(kw_only=True, slots=True)
+class MemorySection:
+    """[memory]: time given for memory."""
+
+    activation_checkpointing: bool = False
+    """Keep the inputs of layers only, and compute the rest again in the backward pass."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state, and its step, on the CPU."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -180,7 +241,7 @@ class RunSection:
     output: Path
     device: str = "auto"
     precision: str = "bf16"
-    """bf16 is used on CUDA only; the weights stay in fp32."""
+    """bf16 and fp16 are used on CUDA only; there are fp32 weights whatever it is, and fp16 scales its loss."""
     compile: bool = False
     """torch.compile for encoder and decoder layers: pays from some minutes on a GPU."""
     seed: int = 0
@@ -211,6 +272,19 @@ class Recipe:
     long: LongSection = field(default_factory=LongSection)
     objectives: ObjectivesSection = field(default_factory=ObjectivesSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    parallel: ParallelSection = field(default_factory=ParallelSection)
+    memory: MemorySection = field(default_factory=MemorySection)
+
+    def __post_init__(self) -> None:
+        parallel = self.parallel
+        if self.optimizer.kind == "muon" and (parallel.zero or parallel.tensor > 1 or parallel.pipeline > 1):
+            raise ValueError(
+                'optimizer.kind = "muon" needs whole matrices on every process, but the recipe has parallel.zero = '
+                f"{parallel.zero}, tensor = {parallel.tensor}, pipeline = {parallel.pipeline}: choose "
+                'optimizer.kind = "adamw", or divide nothing but data and sequence'
+            )
+        if self.memory.offload_optimizer and not parallel.zero:
+            raise ValueError("memory.offload_optimizer is ZeRO's: choose parallel.zero = 1, 2 or 3 with it")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for provenance."""
@@ -236,6 +310,12 @@ def load_recipe(path: Path) -> Recipe:
 def parse_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from nested tables; ValueError for unknown, missing or wrong keys."""
     return _build(Recipe, values, "")
+
+
+def parse_section(kind: type[Section], values: dict[str, Any]) -> Section:
+    """A dataclass from a table, checked like a recipe's sections."""
+    section: Section = _build(kind, values, "")
+    return section
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:

@@ -18,8 +18,23 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Open for the length of a run; `record` appends one line and moves the bar."""
 
-    def __init__(self, folder: Path, *, tensorboard: bool, steps_done: int = 0) -> None:
-        """Lines of steps after `steps_done`, which a resumed run takes again, are dropped."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tensorboard: bool,
+        steps_done: int = 0,
+        silent: bool = False,
+        peak_flops: float | None = None,
+    ) -> None:
+        """Lines of steps after `steps_done`, which a resumed run takes again, are dropped.
+
+        A silent log, of a process that leaves telling to another, does nothing. `peak_flops` of all GPUs together, per
+        second, makes an MFU; None, where it is not known, leaves that null.
+        """
+        self._silent, self._peak_flops = silent, peak_flops
+        if silent:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         _keep_lines(folder / METRICS, steps_done)
         self._file = (folder / METRICS).open("a", encoding="utf-8")
@@ -32,47 +47,66 @@ class RunLog:
             TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)
         )
         self._task = self._bar.add_task("training", total=1.0)
-        self._tokens, self._since_s = 0, time.perf_counter()
+        self._forget(time.perf_counter())
 
     def __enter__(self) -> RunLog:
-        self._bar.start()
+        if not self._silent:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._silent:
+            return
         self._bar.stop()
         self._file.close()
         if self._writer is not None:
             self._writer.close()
 
-    def count(self, tokens: int) -> None:
-        """Tokens that went through the network since the last record."""
-        self._tokens += tokens
+    def count(self, tokens: int, flops: float = 0.0) -> None:
+        """A step that is done: the tokens that went through the network, and its useful FLOPs, of all processes."""
+        if not self._silent:
+            self._steps += 1
+            self._tokens += tokens
+            self._flops += flops
 
     def record(self, step: int, done: float, values: Mapping[str, float]) -> None:
-        """Write a line: the given values, throughput, and the device's peak memory.
+        """Write a line: the given values, throughput and MFU since the last one, and the device's peak memory.
 
         Args:
             step: steps done.
             done: part of the run that is behind, 0 to 1.
             values: what was measured at this step.
         """
+        if self._silent:
+            return
         now_s = time.perf_counter()
-        line = {
+        passed_s = max(1e-9, now_s - self._since_s)
+        tokens_per_s = self._tokens / passed_s
+        line: dict[str, float | None] = {
             "step": step,
             **values,
-            "tokens_per_s": self._tokens / max(1e-9, now_s - self._since_s),
+            "step_s": passed_s / max(1, self._steps),
+            "tokens_per_s": tokens_per_s,
+            "mfu": None if self._peak_flops is None else self._flops / passed_s / self._peak_flops,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         }
-        self._tokens, self._since_s = 0, now_s
+        self._forget(now_s)
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in line.items():
-                self._writer.add_scalar(name, value, step)
-        summary = f"step {step}  loss {values['loss']:.3f}  {line['tokens_per_s'] / 1e3:.1f} k tokens/s"
+                if value is not None:
+                    self._writer.add_scalar(name, value, step)
+        summary = f"step {step}  loss {values['loss']:.3f}  {tokens_per_s / 1e3:.1f} k tokens/s"
+        if line["mfu"] is not None:
+            summary += f"  MFU {line['mfu']:.1%}"
         self._bar.update(self._task, description=summary, completed=min(1.0, done))
+
+    def _forget(self, now_s: float) -> None:
+        """Begin to count anew."""
+        self._steps, self._tokens, self._flops, self._since_s = 0, 0, 0.0, now_s
 
 
 def _keep_lines(path: Path, steps_done: int) -> None:

@@ -1,17 +1,20 @@
-"""A training run on one device.
+"""A training run, on one device or on many.
 
-    recipe ─▶ network, optimizers, batches ─▶ [ losses ─▶ backward ─▶ step ─▶ log ─▶ checkpoint ] … ─▶ weights
+    recipe ─▶ mesh, engine, batches ─▶ [ forward, backward ─▶ step ─▶ log ─▶ checkpoint ] … ─▶ weights
 
 The batch of a step depends on the step's number alone, and a checkpoint holds all the rest, so a run that was killed
-goes on by itself: start the same recipe again.
+goes on by itself: start the same recipe again, in the same layout or another.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +23,18 @@ from torch.utils.data import DataLoader
 import model.losses
 from model.configuration import HybridConfig
 from model.network import HybridModel
-from training.checkpoint import Progress, load_checkpoint, save_checkpoint, seed_everything
+from training.checkpoint import Progress, load_checkpoint, load_whole, save_checkpoint
 from training.config import Recipe
 from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
+from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
-from training.objectives import compute_losses
-from training.optimizer import Optimizers
+from training.engine import make_engine, pick_dtype
+from training.parallel.layout import lay_out
+from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
 from training.schedule import Schedule
+from training.utilisation import peak_of_run, step_flops
 
 WEIGHTS = "weights"
 """Folder of the trained network under the run's output, as `save_pretrained` writes it."""
@@ -37,50 +43,67 @@ WEIGHTS = "weights"
 def train(recipe: Recipe) -> Progress:
     """Run a recipe to its end, from its last checkpoint on; the weights are in `run.output/weights`.
 
-    Raises ValueError where the data do not fit the recipe, or the output holds another recipe's run.
-    """
-    run, device = recipe.run, pick_device(recipe.run.device)
-    claim_output(recipe)
-    seed_everything(run.seed)
-    torch.set_float32_matmul_precision("high")
-    network = HybridModel(HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides))
-    network.to(device)  # type: ignore[arg-type]
-    network.train()
-    optimizers = Optimizers(network, recipe.optimizer, fused=device.type == "cuda")
-    progress = load_checkpoint(run.output, network, optimizers)
-    if run.compile:
-        compile_layers(network)
-    schedule = Schedule(section=recipe.schedule)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16" and device.type == "cuda")
-    resumed_s, started_s = progress.elapsed_s, time.perf_counter()
+    The processes that `torchrun` or `deepspeed` started run it together.
 
-    with RunLog(run.output, tensorboard=run.tensorboard, steps_done=progress.step) as log:
-        for batch in load_batches(recipe, progress.step, device):
-            progress.elapsed_s = resumed_s + time.perf_counter() - started_s
+    Raises ValueError where recipe, processes, data and the output's last checkpoint do not fit each other.
+    """
+    device = pick_device(recipe.run.device)
+    config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
+    layout = lay_out(recipe, config, processes_started())
+    check_output(recipe)
+    with (
+        claimed(recipe.run.output) if speaks_for_all() else nullcontext(),
+        join(layout, device, grouped=recipe.memory.offload_optimizer) as mesh,
+    ):
+        return run(recipe, mesh)
+
+
+def run(recipe: Recipe, mesh: Mesh) -> Progress:
+    """The run of one process among those of a mesh."""
+    torch.set_float32_matmul_precision("high")
+    output, schedule = recipe.run.output, Schedule(section=recipe.schedule)
+    engine = make_engine(recipe, mesh, pick_dtype(recipe.run.precision, mesh.device))
+    progress = load_checkpoint(output, engine)
+    if recipe.run.compile:
+        compile_layers(engine.stage.network)
+    resumed_s, started_s = progress.elapsed_s, time.perf_counter()
+    # Only a run that ends by the clock needs one clock for all.
+    agreed = mesh.agreed if recipe.schedule.max_minutes is not None else float
+
+    with RunLog(
+        output,
+        tensorboard=recipe.run.tensorboard,
+        steps_done=progress.step,
+        silent=not mesh.is_first,
+        peak_flops=peak_of_run(mesh),
+    ) as log:
+        if mesh.is_first:
+            note_recipe(recipe)
+        for batch in load_batches(recipe, mesh, progress.step):
+            progress.elapsed_s = agreed(resumed_s + time.perf_counter() - started_s)
             if schedule.is_over(progress.step, progress.elapsed_s):
                 break
             factor = schedule.factor(progress.step, progress.elapsed_s)
-            with autocast:
-                losses = compute_losses(network, batch)
-                loss = losses.weighted(recipe.objectives)
-            loss.backward()
-            norm = optimizers.step(factor)
+            losses = engine.forward_backward(batch)
+            norm = engine.step(factor)
             progress.step += 1
             progress.tokens += batch.tokens
-            log.count(batch.tokens)
-            if progress.step % run.log_every == 0:
-                values = {"loss": loss, **losses._asdict(), "gradient_norm": norm}
-                done = schedule.progress(progress.step, progress.elapsed_s)
-                log.record(
-                    progress.step,
-                    done,
-                    {name: float(value.detach()) for name, value in values.items()}
-                    | {"rate_factor": factor, "tokens": progress.tokens, "elapsed_s": progress.elapsed_s},
-                )
-            if progress.step % run.checkpoint_every == 0:
-                save_checkpoint(run.output, network, optimizers, progress)
-    save_checkpoint(run.output, network, optimizers, progress)
-    save_weights(recipe, network, progress)
+            log.count(batch.tokens, step_flops(engine.stage.network.config, batch, mesh))
+            if progress.step % recipe.run.log_every == 0:
+                values = {
+                    **engine.total(losses),
+                    "gradient_norm": float(norm),
+                    "rate_factor": factor,
+                    "tokens": progress.tokens,
+                    "elapsed_s": progress.elapsed_s,
+                }
+                log.record(progress.step, schedule.progress(progress.step, progress.elapsed_s), values)
+            if progress.step % recipe.run.checkpoint_every == 0:
+                save_checkpoint(output, engine, progress)
+    save_checkpoint(output, engine, progress)
+    if mesh.is_first:
+        save_weights(recipe, progress)
+    mesh.barrier()
     return progress
 
 
@@ -88,11 +111,13 @@ def pick_device(name: str) -> torch.device:
     """The device of a recipe. Raises ValueError where CUDA is asked for and absent."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError('run.device is "cuda", and PyTorch finds no GPU: choose "auto" or "cpu"')
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank())
 
 
-def claim_output(recipe: Recipe) -> None:
-    """Note the recipe in the run's folder. Raises ValueError where another network's run lies there."""
+def check_output(recipe: Recipe) -> None:
+    """Raises ValueError where another network's run lies in the run's folder."""
     path = recipe.run.output / "recipe.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -101,12 +126,36 @@ def claim_output(recipe: Recipe) -> None:
                 f"{recipe.run.output} holds a run of {before['model']}, the recipe asks for "
                 f"{recipe.as_dict()['model']}: choose another run.output, or remove that folder"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder. The system lets go of it with the process, however that ends.
+
+    Raises ValueError where another run has it: a launcher that is killed leaves its processes behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is training into {folder}: wait for it, end it, or choose another run.output"
+            ) from None
+        yield
+
+
+def note_recipe(recipe: Recipe) -> None:
+    """Write the recipe into the run's folder."""
+    path = recipe.run.output / "recipe.json"
     path.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def load_batches(recipe: Recipe, first_step: int, device: torch.device) -> Iterator[Batch]:
-    """Batches from a step on, for ever, built by worker processes and copied to the device ahead of their use."""
+def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBatch]:
+    """This process' parts of all batches from a step on, for ever.
+
+    Worker processes build them and they are copied to the device ahead of their use.
+    """
     workers = recipe.data.workers
     loader: DataLoader[Batch] = DataLoader(
         Batches(recipe),
@@ -114,24 +163,36 @@ def load_batches(recipe: Recipe, first_step: int, device: torch.device) -> Itera
         sampler=range(first_step, 1 << 40),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        pin_memory=device.type == "cuda",
+        pin_memory=mesh.device.type == "cuda",
         generator=torch.Generator(),  # a loader draws a seed: from the global one, a resumed run's dropout would differ
     )
-    for batch in loader:
-        yield batch.to(device)
+    config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
+    # Muon leaves alone what has no gradient; AdamW's steps are the same in all layouts.
+    all_heads = recipe.optimizer.kind == "adamw"
+    for step, batch in enumerate(loader, first_step):
+        parts = split(batch, mesh.data.rank, mesh.data.size, recipe.batch.micro_batches, all_heads=all_heads)
+        if mesh.sequence.size > 1:
+            parts = [Part(_own_slice(part.batch, mesh, config), part.targets) for part in parts]
+        moved = [Part(part.batch.to(mesh.device), part.targets) for part in parts]
+        yield StepBatch(step, moved, batch.tokens)
+
+
+def _own_slice(batch: Batch, mesh: Mesh, config: HybridConfig) -> Batch:
+    return slice_of_source(batch, mesh.sequence.rank, mesh.sequence.size, config.recurrent_block)
 
 
 def compile_layers(network: HybridModel) -> None:
     """Compile what repeats: one graph serves all layers of a kind."""
-    for layer in [*network.encoder.layers, *network.generative.layers, *network.pointer.layers]:
-        layer.compile()
+    for layers in (network.encoder.layers, network.generative.layers, network.pointer.layers):
+        for layer in layers:
+            layer.compile()
     model.losses.token_losses = torch.compile(model.losses.token_losses)
 
 
-def save_weights(recipe: Recipe, network: HybridModel, progress: Progress) -> None:
-    """The network, its tokenizer, and where both come from."""
+def save_weights(recipe: Recipe, progress: Progress) -> None:
+    """The last checkpoint's network in one piece, its tokenizer, and where both come from."""
     folder = recipe.run.output / WEIGHTS
-    network.save_pretrained(folder)
+    load_whole(recipe.run.output).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(recipe.data.tokenizer / name, folder / name)
     text = json.dumps(provenance(recipe, progress), indent=2, ensure_ascii=False)

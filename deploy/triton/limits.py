@@ -16,6 +16,8 @@ from .protocol import GenerationBatch, Row, Sampling, Task
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_LENGTH_PENALTY = 10.0
+SMALLEST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY = 0.01, 10.0
+"""Scores are divided by it: much further down they would leave float32's range."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +120,12 @@ def _check_sampling(sampling: Sampling, limits: RowLimits) -> None:
     _check_integer("no_repeat_ngram", sampling.no_repeat_ngram, 0, limits.max_target_tokens)
     _check_real("temperature", sampling.temperature, 0.0, math.inf)
     _check_real("top_p", sampling.top_p, 0.0, 1.0, above=True)
-    _check_real("repetition_penalty", sampling.repetition_penalty, 0.0, math.inf, above=True)
+    _check_real(
+        "repetition_penalty",
+        sampling.repetition_penalty,
+        SMALLEST_REPETITION_PENALTY,
+        LARGEST_REPETITION_PENALTY,
+    )
     _check_real("length_penalty", sampling.length_penalty, -LARGEST_LENGTH_PENALTY, LARGEST_LENGTH_PENALTY)
 
 

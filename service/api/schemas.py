@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from deploy.triton.limits import LARGEST_SEED
+from deploy.triton.limits import LARGEST_REPETITION_PENALTY, LARGEST_SEED, SMALLEST_REPETITION_PENALTY
 from deploy.triton.protocol import Sampling
 from service.tasks.answers import Reason
 from service.tasks.questions import MAX_ANSWERS
@@ -15,7 +15,6 @@ from service.tasks.writing import DEFAULT_NEW_TOKENS, SUMMARY_MIN_TOKENS, random
 
 MOST_STOPS = 4
 LONGEST_STOP = 64
-LARGEST_PENALTY = 10.0
 
 
 def _not_blank(text: str) -> str:
@@ -43,7 +42,7 @@ Stops = Annotated[
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Penalty = Annotated[float, Field(gt=0, le=LARGEST_PENALTY, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=SMALLEST_REPETITION_PENALTY, le=LARGEST_REPETITION_PENALTY, allow_inf_nan=False)]
 
 
 class RequestModel(BaseModel):

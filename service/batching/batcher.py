@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from service.batching.clock import Clock, Timer
+from service.batching.drain import DrainRate
 from service.batching.latency import LatencyModel
 from service.batching.policies import BatchLimits, Policy, View
 from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, State
@@ -40,6 +41,7 @@ class Batcher(Generic[Payload]):
         self._policy, self._limits, self._slots, self._send = policy, limits, slots, send
         self._running: dict[Pending[Payload], None] = {}
         self._running_slots = 0
+        self._drain = DrainRate()
         self._closed = False
         self._wake: Timer | None = None
         self._wake_s = math.inf
@@ -93,13 +95,8 @@ class Batcher(Generic[Payload]):
         return [request.payload for request in unanswered]
 
     def retry_after_s(self) -> int:
-        """When the queue may have drained, as far as the latency model knows: batches of its mean length, in turn."""
-        if not self.queue:
-            return 1
-        tokens = math.ceil(self.queue.tokens / len(self.queue))
-        rows = min(len(self.queue), self._limits.rows, max(1, self._limits.tokens // tokens))
-        batches = math.ceil(len(self.queue) / rows)
-        return min(LONGEST_RETRY_S, max(1, math.ceil(batches * self.latency.predict_s(rows, tokens))))
+        """When the queue may have drained, at the rate at which it last did."""
+        return min(LONGEST_RETRY_S, max(1, math.ceil(self.queue.tokens * self._drain.seconds_per_token)))
 
     def _expire(self, request: Pending[Payload]) -> None:
         if request.state is State.WAITING:
@@ -130,9 +127,12 @@ class Batcher(Generic[Payload]):
             )
             if not decision.batch:
                 break
+            now_s = self.clock.now_s()
+            oldest_s = min(request.arrived_s for request in decision.batch)
+            self._drain.depart(sum(request.tokens for request in decision.batch), oldest_s, now_s)
             for request in decision.batch:
                 self.queue.remove(request)
-                request.state, request.sent_s = State.RUNNING, self.clock.now_s()
+                request.state, request.sent_s = State.RUNNING, now_s
                 self._running[request] = None
                 self._running_slots += request.slots
             self._send(decision.batch)

@@ -115,7 +115,7 @@ class RowLane:
 
     async def _follow(self, tickets: Sequence[RowTicket]) -> None:
         """One batch, from its request to the last update of its last row."""
-        started_s = self.batcher.clock.now_s()
+        prefill_s = 0.0
         flying = {ticket.row.row_id: ticket for ticket in tickets}
         failure: ServiceError = Unavailable("the engine's answer broke off: try again")
         try:
@@ -124,12 +124,15 @@ class RowLane:
                 self.stats = stats
                 for update in updates:
                     ticket = flying[update.row_id]
+                    if update.timings is not None:
+                        prefill_s = max(prefill_s, update.timings.prefill_s)
                     if update.finish_reason is not FinishReason.RUNNING:
                         del flying[update.row_id]
                         self.batcher.settle(ticket.pending)
                     ticket.deliver(update)
             longest = max(len(row.input_ids) for row in rows)
-            self.batcher.latency.observe(len(rows), longest, self.batcher.clock.now_s() - started_s)
+            if prefill_s:  # 0 where every row was cancelled before its turn
+                self.batcher.latency.observe(len(rows), longest, prefill_s)
         except ServiceError as error:
             failure = error
             self._on_failure()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
@@ -21,6 +22,8 @@ class WindowTicket:
 
     def __init__(self, input_ids: np.ndarray, deadline_s: float) -> None:
         self.input_ids = input_ids
+        self.batch: WindowBatch | None = None
+        """What it was sent with."""
         self.emissions: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self.pending = Pending(
             payload=self, tokens=len(input_ids), group="qa", deadline_s=deadline_s, on_deadline=self._expire
@@ -35,6 +38,19 @@ class WindowTicket:
         self.fail(DeadlineExceeded("the request's time is over: send a longer X-Request-Timeout-Ms, or ask for less"))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WindowBatch:
+    """Windows on their way to the model and back."""
+
+    tickets: Sequence[WindowTicket]
+    task: asyncio.Task[None]
+
+    def leave(self) -> None:
+        """Give the batch up when nobody waits for any of it."""
+        if all(ticket.emissions.done() for ticket in self.tickets):
+            self.task.cancel()
+
+
 class WindowLane:
     """Sends windows to the model."""
 
@@ -47,7 +63,8 @@ class WindowLane:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, input_ids: np.ndarray, *, deadline_s: float, bounded: bool) -> asyncio.Future[np.ndarray]:
-        """Queue a window: FP32 [S,3] to come. Cancelling the future takes a waiting window out of the queue.
+        """Queue a window: FP32 [S,3] to come. Cancelling the future takes a waiting window out of the queue, and a
+        batch whose windows were all cancelled is given up.
 
         Raises Overloaded where `bounded` and the queue is full, Unavailable after `close`; the future may raise
         DeadlineExceeded, Unavailable or InferenceFailed.
@@ -66,12 +83,17 @@ class WindowLane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _leave(self, ticket: WindowTicket) -> None:
-        """A waiting window leaves the queue; a running one holds its place until its batch is back."""
+        """A waiting window leaves the queue; a running one holds its place until its batch is back or given up."""
         if ticket.pending.state is ticket.pending.state.WAITING:
             self.batcher.settle(ticket.pending)
+        elif ticket.batch is not None:
+            ticket.batch.leave()
 
     def _send(self, batch: Sequence[Pending[WindowTicket]]) -> None:
-        task = asyncio.create_task(self._run([pending.payload for pending in batch]))
+        tickets = [pending.payload for pending in batch]
+        task = asyncio.create_task(self._run(tickets))
+        for ticket in tickets:
+            ticket.batch = WindowBatch(tickets=tickets, task=task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

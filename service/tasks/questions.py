@@ -24,8 +24,8 @@ SPANS_KEPT = 4 * MAX_ANSWERS
 """More than answers, because spans that differ in white space or in parts of one character are merged. The same for
 every request, so that a score does not depend on how many were asked for."""
 
-WINDOWS_AHEAD = 64
-"""Windows of one request in the queue at once, so that a book does not keep everybody else waiting."""
+WINDOWS_AHEAD = 8
+"""Windows of one request queued or running at once: a question that comes later waits for these, not for a book."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 LONG_TEXT = 8_000
-"""Characters from which encoding would hold up the event loop for more than about 2 ms: a thread does it."""
+"""Characters whose encoding holds up the event loop for about 2 ms. Longer texts are encoded in pieces of about this
+size by a thread, one piece of one text after the other: the tokenizer needs some 200 bytes of memory a token."""
+
+BORDER = re.compile(r"(?<=\w)(?=[ \n])")
+"""Where a text may be cut without changing a token: no piece of the tokenizer's pattern has white space behind
+another character."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,6 +51,7 @@ class TextCodec:
                 raise ValueError(f"{path} has no token {token} of id {index}: fetch or export the bundle again")
         self._tokenizer.encode_special_tokens = True
         self.special = dict(special_tokens)
+        self._worker = ThreadPoolExecutor(1, "tokenizer")
         try:
             self.token_bytes = _token_bytes(self._tokenizer, set(special_tokens.values()))
         except LookupError as error:
@@ -59,15 +67,30 @@ class TextCodec:
     async def encode(self, text: str) -> Encoded:
         """Tokenise without special tokens."""
         if len(text) < LONG_TEXT:
-            return self._encode(text)
-        return await asyncio.to_thread(self._encode, text)
+            return self._encode(text, 0)
+        loop, begin, parts = asyncio.get_running_loop(), 0, []
+        for piece in pieces(text):
+            parts.append(await loop.run_in_executor(self._worker, self._encode, piece, begin))
+            begin += len(piece)
+        return Encoded(
+            ids=np.concatenate([part.ids for part in parts]), offsets=np.concatenate([part.offsets for part in parts])
+        )
 
-    def _encode(self, text: str) -> Encoded:
+    def _encode(self, text: str, begin: int) -> Encoded:
+        """Tokens of a text that is found `begin` code points into a longer one."""
         # encode_batch, unlike encode, lets other threads run meanwhile.
         encoding = self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
-        return Encoded(
-            ids=np.array(encoding.ids, np.int64), offsets=np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        )
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return Encoded(ids=np.array(encoding.ids, np.int64), offsets=offsets + begin)
+
+
+def pieces(text: str, size: int = LONG_TEXT) -> Iterator[str]:
+    """A text in pieces of `size` characters and however many more it takes to the next border."""
+    begin = 0
+    while (border := BORDER.search(text, begin + size)) is not None:
+        yield text[begin : border.start()]
+        begin = border.start()
+    yield text[begin:]
 
 
 def _token_bytes(tokenizer: Tokenizer, special: set[int]) -> list[bytes]:

@@ -69,7 +69,7 @@ def test_the_factor_scales_both_learning_rates() -> None:
 
 
 def test_biases_and_norms_do_not_decay(network: HybridModel) -> None:
-    groups = Optimizers(network, OptimizerSection(), fused=False).optimizers[1].param_groups
+    groups = Optimizers(network, OptimizerSection(), fused=False).optimizers[-1].param_groups
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
     assert all(parameter.ndim < 2 for parameter in groups[1]["params"])
 
@@ -88,7 +88,8 @@ def test_a_restored_state_goes_on_alike() -> None:
     other = nn.Linear(32, 32)
     other.load_state_dict(layer.state_dict())
     resumed, fresh = (Optimizers(other, OptimizerSection(), fused=False) for _ in range(2))
-    resumed.load_state_dict(copy.deepcopy(optimizers.state_dict()))
+    names = dict(zip(layer.parameters(), other.parameters(), strict=True))
+    resumed.restore({names[parameter]: copy.deepcopy(state) for parameter, state in optimizers.kept().items()})
     step(layer, optimizers, 2)
     weights = [parameter.detach().clone() for parameter in other.parameters()]
     step(other, resumed, 2)

@@ -15,18 +15,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from deploy.checkpoints import load_checkpoint as load_for_export
 from model.configuration import HybridConfig
 from model.network import HybridModel
 from tests.training.conftest import RECIPE
-from training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from training.config import OptimizerSection, Recipe, load_recipe
+from training.config import Recipe, load_recipe
 from training.data.batches import Batches
 from training.data.catalogue import weights_licence
 from training.objectives import Losses, compute_losses
-from training.optimizer import Optimizers
+from training.parallel.checkpoint import Checkpoint
 from training.train import pick_device, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +83,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (run / "weights").exists()
-    at_kill = torch.load(run / "checkpoint.pt", weights_only=True)["progress"]["step"]
+    saved = Checkpoint.latest(run)
+    assert saved is not None
+    at_kill = saved.manifest.step
     assert 5 <= at_kill < STEPS
 
     resumed = start(recipe_file)
@@ -122,9 +122,11 @@ def test_every_line_of_the_metrics_tells_losses_rate_and_speed(finished_run: Pat
 def test_the_weights_load_in_transformers_and_in_the_export(finished_run: Path) -> None:
     trained = HybridModel.from_pretrained(finished_run / "weights")
     exported = load_for_export(finished_run / "weights")
-    checkpoint = torch.load(finished_run / "checkpoint.pt", weights_only=True)["model"]
+    checkpoint = Checkpoint.latest(finished_run)
+    assert checkpoint is not None
+    assert checkpoint.manifest.step == STEPS
     for name, value in trained.state_dict().items():
-        assert torch.equal(value, checkpoint[name]), name
+        assert torch.equal(value, checkpoint.whole(name, "weight")), name
         assert torch.equal(value, exported.state_dict()[name]), name
 
 
@@ -188,27 +190,6 @@ def test_a_line_that_a_kill_cut_short_is_dropped(copy_of_run: Callable[[], Path]
     (run / "metrics.jsonl").write_text(whole + '{"step": 31, "lo')
     train(recipe)
     assert (run / "metrics.jsonl").read_text() == whole
-
-
-def test_an_interrupted_checkpoint_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = nn.Linear(32, 32)
-    optimizers = Optimizers(layer, OptimizerSection(), fused=False)
-    save_checkpoint(tmp_path, layer, optimizers, Progress(step=5, elapsed_s=1.5, tokens=7))
-
-    def interrupted(_state: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, layer, optimizers, Progress(step=6))
-    assert load_checkpoint(tmp_path, layer, optimizers) == Progress(step=5, elapsed_s=1.5, tokens=7)
-
-
-def test_without_a_checkpoint_a_run_begins_at_zero(tmp_path: Path) -> None:
-    layer = nn.Linear(32, 32)
-    progress = load_checkpoint(tmp_path, layer, Optimizers(layer, OptimizerSection(), fused=False))
-    assert progress == Progress()
 
 
 def test_a_run_ends_at_its_minutes(prepared: Path, trained_tokenizer: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,21 @@ def test_corpora_become_a_tokenizer_and_shards(trident: Trident, corpora: Path, 
     assert status == 0
     tokens = sum(info.tokens for info in read_all_info(prepared))
     assert told.splitlines()[-1] == f"{tmp_path / 'data'}: 12 shards, {tokens:,} tokens"
+
+
+def test_a_corpus_that_is_cut_short_is_told_in_one_line(
+    corpora: Path, trained_tokenizer: Path, prepared: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(prepared, tmp_path / "data"))
+    (tmp_path / "in/books_en").mkdir(parents=True)
+    book = tmp_path / "in/books_en/books_en_00.jsonl.bz2"
+    book.write_bytes((corpora / "books_en/books_en_00.jsonl.bz2").read_bytes()[:-20])
+    command = [sys.executable, "-m", "deploy", "data", "prepare", str(tmp_path / "in"), "--output", str(output)]
+    command += ["--tokenizer", str(trained_tokenizer), "--qa-window", str(WINDOW)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    assert answer.stderr.splitlines()[-1] == f"error: {book} ends too early: it is cut short; copy it again"
 
 
 def test_two_workers_make_the_shards_that_one_makes(

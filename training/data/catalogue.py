@@ -33,6 +33,8 @@ class Source:
     """True where the publisher made the split: files with `_dev` in their names are never trained on."""
     mines_tasks: bool = False
     """True where cloze questions and lead sentences are made from its paragraphs."""
+    is_derived: bool = False
+    """True where documents were made from other corpora's: those of held-out titles are left out."""
 
 
 SOURCES: tuple[Source, ...] = (
@@ -65,6 +67,21 @@ SOURCES: tuple[Source, ...] = (
         use=Use.TEXT,
         licence="CC BY-NC-SA 4.0",
         origin="OpenStax history, sociology and psychology textbooks",
+    ),
+    Source(
+        name="own_text",
+        pattern="own_text/*.jsonl.bz2",
+        use=Use.TEXT,
+        licence="not known to Trident",
+        origin="texts of the user's own, as `trident data filter` collects them",
+    ),
+    Source(
+        name="augmented",
+        pattern="augmented/*.jsonl.bz2",
+        use=Use.TEXT,
+        licence="of the texts translated",
+        origin="back-translations of the other texts",
+        is_derived=True,
     ),
     Source(
         name="squad",

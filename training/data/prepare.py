@@ -146,8 +146,9 @@ def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
 def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
     """Documents as they are, and for Wikipedia the questions and summaries mined from them."""
     every = list(read_documents(file.path))
-    kept_out = [d for d in every if file.source.mines_tasks and is_held_out(d.document)]
-    split = [d for d in every if not (file.source.mines_tasks and is_held_out(d.document))]
+    splits = file.source.mines_tasks or file.source.is_derived
+    kept_out = [d for d in every if splits and is_held_out(d.document)]
+    split = [d for d in every if not (splits and is_held_out(d.document))]
     overlap = OverlapFilter(settings.held_out_texts)
     documents = [d for d in split if not overlap.overlaps(d.text)]
     dropped = len(split) - len(documents)

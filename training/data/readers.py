@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -63,15 +66,35 @@ class Pair:
     targets: tuple[str, ...]
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file, bz2 or plain."""
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 text file: plain, bz2 or gz.
+
+    Raises ValueError naming the file where it is cut short, damaged or of another encoding.
+    """
+    try:
+        with _open(path) as file:
+            yield file
+    except EOFError as error:
+        raise ValueError(f"{path} ends too early: it is cut short; copy it again") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); convert it first") from error
+    except (OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path} is damaged, or not what its name says: {error}") from error
+
+
+def _open(path: Path) -> TextIO:
     if path.suffix == ".bz2":
         return cast("TextIO", bz2.open(path, "rt", encoding="utf-8"))
+    if path.suffix == ".gz":
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8"))
     return path.open(encoding="utf-8")
 
 
 def read_records(path: Path, *needed: str) -> Iterator[Record]:
-    """Objects of a JSON-lines file, bz2 or plain.
+    """Objects of a JSON-lines file, in any form that `open_text` reads.
 
     Raises ValueError naming file and line of what is no JSON object, or lacks one of the `needed` fields.
     """

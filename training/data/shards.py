@@ -5,21 +5,25 @@
     train/qa/squad_v1/rows.npy         where each example lies, its context and its answer
     train/qa/squad_v1/shard.json       source, licence, digest of the file it was made from, counts
 
-Both arrays are memory-mapped, so workers share them and start at once.
+Both arrays are memory-mapped, so workers share them and start at once. Their SHA-256 stands in shard.json and is
+checked when a shard is opened, so a file that was cut short or changed is named instead of learnt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 TEXT, QA, SUMMARY, INSTRUCTION = "text", "qa", "summary", "instruction"
 UNFINISHED = ".unfinished"
+ARRAYS = ("tokens.npy", "rows.npy")
+MEND = "delete the folder and run trident data prepare again"
 
 QA_ROW = np.dtype(
     [
@@ -51,6 +55,8 @@ class ShardInfo:
     """Documents dropped for sharing 13 words in a row with a held-out paragraph."""
     settings: str = ""
     """Digest of the tokenizer, the window and the held-out questions it was made with."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each of its files; empty in shards made before they were written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,21 +71,41 @@ class Shard:
 
 
 def write_shard(folder: Path, info: ShardInfo, tokens: Iterable[np.ndarray], rows: np.ndarray) -> None:
-    """Write a shard; it appears under its name only when it is whole."""
+    """Write a shard; it appears under its name only when it is whole, and a failure (a full disk) leaves nothing.
+
+    Raises OSError where the disk does not take it; a former shard of that name is then still there.
+    """
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    parts = [np.zeros(0, np.uint16), *tokens]
-    np.save(unfinished / "tokens.npy", np.concatenate(parts))
-    np.save(unfinished / "rows.npy", rows)
-    (unfinished / "shard.json").write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+    try:
+        parts = [np.zeros(0, np.uint16), *tokens]
+        np.save(unfinished / "tokens.npy", np.concatenate(parts))
+        np.save(unfinished / "rows.npy", rows)
+        whole = replace(info, digests={name: file_digest(unfinished / name) for name in ARRAYS})
+        (unfinished / "shard.json").write_text(json.dumps(asdict(whole), indent=2) + "\n", encoding="utf-8")
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_info(folder: Path) -> ShardInfo:
-    """What a shard's folder says of itself."""
-    return ShardInfo(**json.loads((folder / "shard.json").read_text(encoding="utf-8")))
+    """What a shard's folder says of itself.
+
+    Raises ValueError where it is damaged.
+    """
+    try:
+        return ShardInfo(**json.loads((folder / "shard.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / 'shard.json'} is damaged ({error}); {MEND}") from error
 
 
 def read_all_info(root: Path) -> list[ShardInfo]:
@@ -88,12 +114,26 @@ def read_all_info(root: Path) -> list[ShardInfo]:
 
 
 def read_shard(folder: Path) -> Shard:
-    """Map a shard into memory."""
-    return Shard(
-        info=read_info(folder),
-        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
-        rows=np.load(folder / "rows.npy"),
-    )
+    """Map a shard into memory.
+
+    Raises ValueError naming the file that is missing, cut short or changed.
+    """
+    info = read_info(folder)
+    for name, digest in info.digests.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; {MEND}")
+        if file_digest(folder / name) != digest:
+            raise ValueError(f"{folder / name} is not the file that was written: cut short or changed; {MEND}")
+    try:
+        tokens, rows = np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "rows.npy")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the arrays in {folder} do not load ({error}); {MEND}") from error
+    if len(tokens) != info.tokens or len(rows) != info.rows:
+        raise ValueError(
+            f"{folder} should hold {info.tokens} tokens in {info.rows} rows, "
+            f"but holds {len(tokens)} in {len(rows)}; {MEND}"
+        )
+    return Shard(info=info, tokens=tokens, rows=rows)
 
 
 def read_shards(root: Path, kind: str) -> list[Shard]:

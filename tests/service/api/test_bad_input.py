@@ -92,6 +92,7 @@ def test_a_body_that_makes_no_sense_is_an_error_of_the_client(client: httpx.Clie
         ("/v1/generate", {"prompt": "a", "top_p": 1.5}, "invalid_value", "top_p"),
         ("/v1/generate", {"prompt": "a", "top_k": -1}, "invalid_value", "top_k"),
         ("/v1/generate", {"prompt": "a", "repetition_penalty": 0}, "invalid_value", "repetition_penalty"),
+        ("/v1/generate", {"prompt": "a", "repetition_penalty": 1e-38}, "invalid_value", "repetition_penalty"),
         ("/v1/generate", {"prompt": "a", "repetition_penalty": 11}, "invalid_value", "repetition_penalty"),
         ("/v1/generate", {"prompt": "a", "seed": -1}, "invalid_value", "seed"),
         ("/v1/generate", {"prompt": "a", "seed": 2**63}, "invalid_value", "seed"),

@@ -30,9 +30,15 @@ class Flight:
     def row_ids(self) -> list[int]:
         return [row.row_id for row in self.batch.rows]
 
-    def report(self, index: int, reason: FinishReason = FinishReason.RUNNING, tokens: tuple[int, ...] = ()) -> None:
+    def report(
+        self,
+        index: int,
+        reason: FinishReason = FinishReason.RUNNING,
+        tokens: tuple[int, ...] = (),
+        prefill_s: float = 0.0,
+    ) -> None:
         """News of one row."""
-        timings = None if reason is FinishReason.RUNNING else RowTimings(queue_s=0, prefill_s=0, decode_s=0)
+        timings = None if reason is FinishReason.RUNNING else RowTimings(queue_s=0, prefill_s=prefill_s, decode_s=7)
         update = RowUpdate(
             row_id=self.row_ids[index],
             tokens=np.array(tokens, np.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import pytest
@@ -194,26 +195,50 @@ def test_a_finished_request_makes_room_at_once(immediate: Desk) -> None:
     assert immediate.times_s == [100.0, 103.0]
 
 
-def test_a_full_queue_refuses_with_the_time_it_needs() -> None:
+def test_a_full_queue_refuses_with_the_time_it_takes_to_drain() -> None:
     desk = Desk(Immediate(), rows=1, slots=1, queue_tokens=100)
-    desk.submit("running")
+    running = desk.submit("running")
     desk.clock.turn()
-    desk.submit("waits", tokens=60)
+    waits = desk.submit("waits", tokens=10)
+    desk.submit("waits too", tokens=50)
     with pytest.raises(Overloaded, match="60 of 100 tokens and has no room for 41 more: try again later") as refusal:
         desk.submit("refused", tokens=41)
     assert refusal.value.retry_after_s == 1
-    desk.submit("fits", tokens=40)
-    desk.submit("the rest of one that was admitted", tokens=4000, bounded=False)
-    assert (len(desk.batcher.queue), desk.batcher.queue.tokens) == (3, 4100)
-    # Three batches of one row, 1,367 tokens on average, at a millisecond a token.
-    assert desk.batcher.retry_after_s() == 5
+    # Ten tokens leave five seconds after the departure before: half a second a token.
+    desk.clock.turn(5)
+    desk.batcher.settle(running)
+    desk.clock.turn()
+    assert desk.batcher.retry_after_s() == 25
+    # Fifty leave after as long again: a rate of a tenth of a second counts a tenth.
+    desk.submit("the rest of one that was admitted", tokens=20, bounded=False)
+    desk.clock.turn(5)
+    desk.batcher.settle(waits)
+    desk.clock.turn()
+    assert desk.batcher.retry_after_s() == math.ceil(20 * 0.46)
+
+
+def test_an_idle_queue_teaches_nothing_about_its_drain() -> None:
+    desk = Desk(Immediate(), rows=1, slots=1, queue_tokens=100)
+    early = desk.submit("early")
+    desk.clock.turn()
+    desk.batcher.settle(early)
+    desk.clock.turn(500)
+    desk.submit("late")
+    desk.clock.turn()
+    desk.submit("waits", tokens=90)
+    assert desk.batches == [["early"], ["late"]]
+    assert desk.batcher.retry_after_s() == 1
 
 
 def test_the_time_to_retry_has_a_bound() -> None:
     desk = Desk(Immediate(), slots=1)
-    desk.submit("running")
+    running = desk.submit("running", slots=1)
     desk.clock.turn()
-    desk.submit("waits", tokens=9_000_000, bounded=False)
+    desk.submit("waits", tokens=1)
+    desk.submit("very long", tokens=9_000_000, bounded=False)
+    desk.clock.turn(30)
+    desk.batcher.settle(running)
+    desk.clock.turn()
     assert desk.batcher.retry_after_s() == LONGEST_RETRY_S
 
 

@@ -99,16 +99,18 @@ async def test_a_row_that_finishes_frees_its_slot_before_its_batch_does(scene: S
     assert scene.taken_slots == SLOTS
 
 
-async def test_batches_teach_the_latency_model(scene: Scene) -> None:
+async def test_a_batch_s_slowest_prefill_teaches_the_latency_model(scene: Scene) -> None:
     scene.submit()
-    before = scene.lane.batcher.latency.predict_s(1, 3)
+    scene.submit()
+    before = scene.lane.batcher.latency.predict_s(2, 3)
     flight = await scene.take_off()
-    scene.clock.turn(9)
-    flight.report(0, FinishReason.STOP)
+    scene.clock.turn(50)  # decoding, which the sources' tokens do not tell
+    flight.report(0, FinishReason.STOP, prefill_s=9)
+    flight.report(1, FinishReason.STOP, prefill_s=4)
     flight.break_off()
     await until(lambda: not scene.lane._tasks, "the end of the batch")
     # A new observation weighs a tenth.
-    assert scene.lane.batcher.latency.predict_s(1, 3) == pytest.approx(0.9 * before + 0.9)
+    assert scene.lane.batcher.latency.predict_s(2, 3) == pytest.approx(0.9 * before + 0.9)
 
 
 async def test_a_cancelled_row_that_waits_is_never_sent(scene: Scene) -> None:

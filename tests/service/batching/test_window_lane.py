@@ -103,6 +103,19 @@ async def test_a_window_that_runs_holds_its_place_until_its_batch_is_back(scene:
     await until(scene.is_idle, "the end of the batch")
 
 
+async def test_a_batch_that_nobody_waits_for_any_more_is_given_up(scene: Scene) -> None:
+    windows = [scene.submit(), scene.submit(after_s=2)]
+    _, outputs = await scene.take_off()
+    windows[0].cancel()
+    await until(lambda: windows[0].done(), "the first to leave")
+    assert not outputs.cancelled()
+    scene.clock.turn(3)
+    with pytest.raises(DeadlineExceeded):
+        await windows[1]
+    await until(scene.is_idle, "room for others")
+    assert outputs.cancelled()
+
+
 async def test_a_deadline_ends_a_window_that_waits(scene: Scene) -> None:
     for _ in range(SLOTS):
         scene.submit()

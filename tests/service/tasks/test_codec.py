@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.tokenizer import SPECIAL_TOKENS
 from service.tasks.text import Detokenizer, detokenize
-from service.tasks.tokens import LONG_TEXT, TextCodec
+from service.tasks.tokens import LONG_TEXT, TextCodec, pieces
 
 SPECIAL = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 AWKWARD = ["", " ", "\x00", "é", "👩‍👩‍👧", "The bridge 光速 1871\r\n\t", "a" * 300, "‏العربية", "￿", "🇫🇷🇩🇪"]
@@ -72,13 +72,36 @@ def test_every_id_has_bytes_but_the_special_ones(codec: TextCodec) -> None:
     assert detokenize(codec.token_bytes, SPECIAL.values()) == ""
 
 
-async def test_long_texts_are_encoded_alike_in_their_thread(codec: TextCodec) -> None:
-    sentence = "The bridge was built in 1871. 光速 "
-    long = sentence * (LONG_TEXT // len(sentence) + 1)
-    assert len(long) >= LONG_TEXT
-    encoded = await codec.encode(long)
-    assert detokenize(codec.token_bytes, encoded.ids) == long
-    assert encoded.offsets[-1, 1] == len(long)
+@pytest.mark.parametrize(
+    "text",
+    ["The bridge was built in 1871. 光速 " * 700, "a" * 20_000, "word\n" * 4_000, "光速。" * 5_000, " " * 20_000],
+    ids=["mixed", "no border", "lines", "no space", "only space"],
+)
+async def test_long_texts_have_the_tokens_that_they_have_in_one_piece(codec: TextCodec, text: str) -> None:
+    assert len(text) >= LONG_TEXT
+    encoded, whole = await codec.encode(text), codec._encode(text, 0)
+    np.testing.assert_array_equal(encoded.ids, whole.ids)
+    np.testing.assert_array_equal(encoded.offsets, whole.offsets)
+
+
+def test_a_cut_changes_no_token(codec: TextCodec) -> None:
+    @given(st.text(alphabet="ab1_'s. \n\t\x1c\u3000é́光。²"), st.integers(0, 6))
+    def check(text: str, size: int) -> None:
+        parts = list(pieces(text, size))
+        assert "".join(parts) == text
+        found = [token for part in parts for token in codec._encode(part, 0).ids.tolist()]
+        assert found == codec._encode(text, 0).ids.tolist()
+
+    check()
+
+
+async def test_a_long_text_keeps_neither_others_nor_the_loop_waiting(codec: TextCodec) -> None:
+    long = asyncio.create_task(codec.encode("word " * 100_000))
+    await asyncio.sleep(0)
+    short = await codec.encode("word " * (LONG_TEXT // 4))
+    assert not long.done()
+    assert len(short.ids) >= LONG_TEXT // 4
+    long.cancel()
 
 
 def test_a_damaged_tokenizer_is_named(tokenizer_folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from tests.training.tiny_corpora import (
     HELD_OUT_SQUAD,
     HELD_OUT_TITLES,
     HELD_OUT_TITLES_ZH,
+    OPEN_TITLE,
     held_out_paragraph,
+    write_lines,
 )
 from training.data.catalogue import find_files
 from training.data.prepare import PrepareSettings, prepare, prepare_file, with_held_out_squad
@@ -187,3 +189,18 @@ def test_a_folder_without_corpora_is_refused(tmp_path: Path, trained_tokenizer: 
 def test_the_planted_paragraph_is_one_of_the_held_out_ones(corpora: Path, prepared: Path) -> None:
     contexts = {question.context for question in read_questions(prepared / "dev/squad.json")}
     assert held_out_paragraph(corpora) in contexts
+
+
+def test_a_back_translation_of_a_held_out_document_is_left_out(
+    corpora: Path, trained_tokenizer: Path, prepared: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    output = Path(shutil.copytree(prepared, tmp_path / "data"))
+    records = [{"title": title, "text": f"made of {title}"} for title in (OPEN_TITLE, *HELD_OUT_TITLES)]
+    for folder in ("augmented", "own_text"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        write_lines(tmp_path / "in" / folder / f"{folder}_a.jsonl.bz2", records)
+    prepare(tmp_path / "in", output, trained_tokenizer, workers=1, qa_window=WINDOW)
+    texts = {shard.info.name: list(texts_of(shard, tokenizer)) for shard in read_shards(output, "text")}
+    assert texts["augmented_a"] == [f"made of {OPEN_TITLE}"]
+    assert texts["own_text_a"] == [record["text"] for record in records]
+    assert not list((output / "dev").glob("augmented*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,34 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str, message: str) -> Non
     with pytest.raises(ValueError, match=message) as caught:
         list(read_documents(path))
     assert str(path) in str(caught.value)
+
+
+LINES = b'{"title": "a", "text": "b"}\n' * 2_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.bz2", bz2.compress(LINES)[:-9], "cut short"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:-9], "cut short"),
+        ("a.jsonl.bz2", LINES, "is damaged, or not what its name says"),
+        ("a.jsonl.gz", LINES, "is damaged, or not what its name says"),
+        ("a.jsonl", LINES + b'{"title": "a", "text": "\xe9"}\n', r"is not UTF-8 \(byte 0xe9\)"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        list(read_records(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_question_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json.bz2"
+    path.write_bytes(bz2.compress(b'{"data": [' + b" " * 100_000 + b"]}")[:-9])
+    with pytest.raises(ValueError, match="cut short"):
+        list(read_questions(path))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"data": [{"paragraphs": [{}]}]}', '{"text": "a"}'])

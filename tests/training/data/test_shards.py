@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +28,8 @@ def info(name: str = "a", sha256: str = "0") -> ShardInfo:
 def test_a_shard_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     write_shard(tmp_path / "train/summary/a", info(), TOKENS, ROWS)
     shard = read_shard(tmp_path / "train/summary/a")
-    assert shard.info == info()
+    assert replace(shard.info, digests={}) == info()
+    assert set(shard.info.digests) == {"tokens.npy", "rows.npy"}
     assert shard.tokens.tolist() == [5, 6, 2, 65_535, 7, 2]
     assert shard.tokens.dtype == np.uint16
     assert isinstance(shard.tokens, np.memmap)
@@ -31,7 +37,7 @@ def test_a_shard_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_shard_of_nothing_can_be_written(tmp_path: Path) -> None:
-    write_shard(tmp_path / "train/text/a", info(), [], np.zeros(0, PAIR_ROW))
+    write_shard(tmp_path / "train/text/a", replace(info(), tokens=0, rows=0), [], np.zeros(0, PAIR_ROW))
     shard = read_shard(tmp_path / "train/text/a")
     assert (len(shard.tokens), len(shard.rows)) == (0, 0)
 
@@ -76,3 +82,80 @@ def test_shards_come_by_name_whatever_their_kind(tmp_path: Path) -> None:
 def test_missing_data_say_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{tmp_path} holds no prepared 'text' data.*trident data prepare"):
         read_shards(tmp_path, "text")
+
+
+def cut(folder: Path) -> None:
+    path = folder / "tokens.npy"
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def flip(folder: Path) -> None:
+    path = folder / "rows.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def lose(folder: Path) -> None:
+    (folder / "tokens.npy").unlink()
+
+
+def spoil(folder: Path) -> None:
+    (folder / "shard.json").write_text('{"name": "a"')
+
+
+def old_and_cut(folder: Path) -> None:
+    """A shard made before digests were written."""
+    content = json.loads((folder / "shard.json").read_text())
+    del content["digests"]
+    (folder / "shard.json").write_text(json.dumps(content))
+    cut(folder)
+
+
+def old_and_swapped(folder: Path) -> None:
+    old_and_cut(folder)
+    np.save(folder / "tokens.npy", np.zeros(3, np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "tokens.npy is not the file that was written"),
+        (flip, "rows.npy is not the file that was written"),
+        (lose, "tokens.npy is missing"),
+        (spoil, "shard.json is damaged"),
+        (old_and_cut, "the arrays in .* do not load"),
+        (old_and_swapped, "should hold 6 tokens in 2 rows, but holds 3 in 2"),
+    ],
+)
+def test_a_damaged_shard_is_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    write_shard(tmp_path / "train/summary/a", info(), TOKENS, ROWS)
+    damage(tmp_path / "train/summary/a")
+    with pytest.raises(ValueError, match=message) as caught:
+        read_shards(tmp_path, "summary")
+    assert str(tmp_path / "train/summary/a") in str(caught.value)
+    assert "run trident data prepare again" in str(caught.value)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from training.data.shards import PAIR_ROW, ShardInfo, write_shard
+info = ShardInfo(name="a", source="s", licence="MIT", file="f", sha256="new", tokens=1, rows=0, documents=1, dropped=0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+write_shard(Path(sys.argv[1]), info, [np.zeros(1_000_000, np.uint16)], np.zeros(0, PAIR_ROW))
+"""
+
+
+def test_a_full_disk_leaves_the_former_shard_and_no_half_one(tmp_path: Path) -> None:
+    """The system refuses to let the file grow, as it does when the disk is full."""
+    write_shard(tmp_path / "train/text/a", info(sha256="old"), TOKENS, ROWS)
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "train/text/a")]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "OSError" in answer.stderr
+    assert [path.name for path in (tmp_path / "train/text").iterdir()] == ["a"]
+    assert read_shards(tmp_path, "text")[0].info.sha256 == "old"

@@ -1,0 +1,96 @@
+"""Tensor parallelism: a parameter's parts are the whole again, and two processes compute what one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import multiprocessing
+from torch.nn import functional
+
+from model.configuration import HybridConfig
+from model.losses import IGNORE
+from model.network import HybridModel
+from training.parallel.layout import Layout
+from training.parallel.mesh import Mesh, make_mesh
+from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of
+
+SIZE = 2
+
+
+@given(
+    dimension=st.integers(0, 1),
+    blocks=st.integers(1, 3),
+    size=st.integers(1, 4),
+    inner=st.integers(1, 3),
+    data=st.data(),
+)
+def test_the_parts_are_the_whole_again(dimension: int, blocks: int, size: int, inner: int, data: st.DataObject) -> None:
+    shape = [3, 3]
+    shape[dimension] = blocks * size * inner
+    whole = torch.randn(shape)
+    cut = Cut(dimension, blocks)
+    parts = [cut.part(whole, rank, size) for rank in range(size)]
+    assert torch.equal(cut.whole(parts), whole)
+    block = data.draw(st.integers(0, blocks - 1))
+    rank = data.draw(st.integers(0, size - 1))
+    first = parts[rank].narrow(dimension, block * inner, inner)
+    assert torch.equal(first, whole.narrow(dimension, (block * size + rank) * inner, inner))
+
+
+def test_attention_feed_forward_and_embedding_are_divided_and_nothing_else() -> None:
+    network = HybridModel(HybridConfig.from_preset("nano"))
+    cuts = cuts_of(network)
+    divided = ("attention.qkv", "attention.q.", "attention.kv", "attention.out", "feed_forward.up", "down.weight")
+    for name, _ in network.named_parameters():
+        inside = name == "embedding.weight" or any(part in name for part in divided)
+        assert (name in cuts) == inside, name
+
+
+def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(_compare, args=(tmp_path / "meeting",), nprocs=SIZE)
+
+
+def _compare(rank: int, meeting: Path) -> None:
+    """One process of two: its part against the whole network."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=SIZE)
+    mesh = make_mesh(Layout(tensor=SIZE), torch.device("cpu"))
+    for smoothing in (0.0, 0.1):
+        _compare_losses(mesh, smoothing)
+    torch.distributed.destroy_process_group()
+
+
+def _compare_losses(mesh: Mesh, smoothing: float) -> None:
+    """Of states of the encoder, with and without smoothing."""
+    config = HybridConfig.from_preset("nano", dropout=0.0, vocab_size=512)
+    torch.manual_seed(0)
+    whole = HybridModel(config)
+    part = HybridModel(config)
+    part.load_state_dict(whole.state_dict())
+    cuts = cuts_of(whole)
+    apply_tensor_parallel(part, mesh.tensor)
+
+    source_BS = torch.randint(5, 512, (3, 20))
+    labels_N = torch.randint(5, 512, (60,))
+    labels_N[::7] = IGNORE
+    losses = []
+    for network in (whole, part):
+        states_ND = network.encode(source_BS, torch.tensor([20, 11, 5])).flatten(0, 1)
+        losses.append(network.token_losses(states_ND, labels_N, smoothing))
+        losses[-1].sum().backward()
+    torch.testing.assert_close(losses[1], losses[0])
+    logits = whole.logits(whole.encode(source_BS)).flatten(0, 1)
+    plain = functional.cross_entropy(logits, labels_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing)
+    unpadded = whole.token_losses(whole.encode(source_BS).flatten(0, 1), labels_N, smoothing)
+    torch.testing.assert_close(unpadded, plain)
+    for (name, own), expected in zip(part.named_parameters(), whole.parameters(), strict=True):
+        if expected.grad is None:
+            assert own.grad is None
+            continue
+        gradient = cuts[name].part(expected.grad, mesh.rank, SIZE) if name in cuts else expected.grad
+        torch.testing.assert_close(
+            own.grad, gradient, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

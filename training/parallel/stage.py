@@ -1,0 +1,302 @@
+"""A pipeline's stages: which layers stand on which, and what each computes.
+
+The network is one line of units, in the order in which they are computed:
+
+    source · encoder 0 … · memory · generative 0 … · written · pointer 0 … · summed
+    │                     │                         │                        └ loss of summaries
+    embed the source      hybrid layer; losses of   └ loss of continuations
+                          masked tokens, answers, router
+
+Every process builds the batch itself, so only hidden states travel: the encoder's up to the memory; the memory and a
+decoder's state behind it. A stage keeps what its units own, under the whole network's names. The embedding belongs to
+every stage that reads or writes tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from model.configuration import HybridConfig
+from model.generative import Decoder
+from model.losses import mixture_loss, shift_right, states_loss
+from model.network import HybridModel
+from training.config import Recipe
+from training.data.batches import Batch
+from training.data.parts import Part
+from training.objectives import compute_losses, encoder_losses, rows_of
+from training.parallel.sequence import SequenceParallel
+
+RECURRENCE_WEIGHT = 4.0
+"""A recurrence's multiplications against a matrix product's: small ones in a row (docs/decisions/0003 has times)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One step of the network."""
+
+    kind: str
+    index: int = 0
+
+    @property
+    def tokens_pass(self) -> bool:
+        """Whether it reads or writes tokens, and needs the embedding."""
+        return self.kind in ("source", "memory", "written", "summed") or (self.kind in DECODERS and self.index == 0)
+
+
+DECODERS = ("generative", "pointer")
+MEMORY_PARTS = ("encoder.norm", "hybrid", "router", "lm_head", "extractive")
+SUMMED_PARTS = ("pointer.norm", "pointer.copy_query", "pointer.copy_key", "pointer.gate")
+
+
+def units_of(config: HybridConfig) -> list[Unit]:
+    """All units, in order."""
+    return [
+        Unit("source"),
+        *(Unit("encoder", index) for index in range(config.encoder_layers)),
+        Unit("memory"),
+        *(Unit("generative", index) for index in range(config.decoder_layers)),
+        Unit("written"),
+        *(Unit("pointer", index) for index in range(config.pointer_layers)),
+        Unit("summed"),
+    ]
+
+
+def owned_parts(unit: Unit) -> tuple[str, ...]:
+    """Names of the modules whose parameters a unit needs."""
+    shared = ("embedding",) if unit.tokens_pass else ()
+    own: tuple[str, ...] = {
+        "source": ("encoder.positions",),
+        "encoder": (f"encoder.layers.{unit.index}",),
+        "memory": MEMORY_PARTS,
+        "written": ("generative.norm",),
+        "summed": SUMMED_PARTS,
+    }.get(unit.kind, (f"{unit.kind}.layers.{unit.index}",))
+    if unit.kind in DECODERS and unit.index == 0:
+        own += (f"{unit.kind}.positions",)
+    return shared + own
+
+
+def costs_of(recipe: Recipe, config: HybridConfig) -> list[float]:
+    """Multiplications of each unit on a batch of the recipe, forward, in the order of `units_of`."""
+    width, sizes = config.d_model, recipe.batch
+    source, target, summary = sizes.source_tokens, sizes.target_tokens, sizes.summary_tokens
+    rows, written = sizes.rows, sizes.pretraining_rows + sizes.instruction_rows
+    read, tokens = rows * source, {"generative": written * target, "pointer": sizes.summary_rows * summary}
+    read_by = {"generative": written * source, "pointer": sizes.summary_rows * source}
+    length = {"generative": target, "pointer": summary}
+    vocabulary = config.vocab_size * width
+    attention = read * (4 * width**2 + 2 * source * width)
+    recurrence = RECURRENCE_WEIGHT * read * 3 * width**2
+    masked = sizes.pretraining_rows * int(recipe.objectives.mask_fraction * source)
+    costs = {
+        "source": float(read * width),
+        "encoder": attention + read * 2 * width * config.encoder_ffn,
+        "memory": config.hybrid_units * (attention + recurrence)
+        + masked * vocabulary
+        + 4 / 3 * recurrence * sizes.qa_rows / rows,
+        "written": float(tokens["generative"] * vocabulary),
+        "summed": float(tokens["pointer"] * (vocabulary + 2 * source * width)),
+    }
+    for kind in DECODERS:
+        costs[kind] = (
+            tokens[kind] * (6 * width**2 + 2 * width * (length[kind] + source) + 2 * width * config.decoder_ffn)
+            + read_by[kind] * 2 * width**2
+        )
+    return [costs[unit.kind] for unit in units_of(config)]
+
+
+def split_evenly(costs: list[float], stages: int) -> list[range]:
+    """Consecutive units for every stage, so that the dearest stage is as cheap as can be; no stage is empty."""
+    count = len(costs)
+    sums = [0.0]
+    for cost in costs:
+        sums.append(sums[-1] + cost)
+    # best[n]: the cheapest dearest stage of the first n units, and where its last stage begins.
+    best = [(sums[end], 0) for end in range(count + 1)]
+    begins = []
+    for stage in range(1, stages):
+        best = [
+            min((max(best[begin][0], sums[end] - sums[begin]), begin) for begin in range(stage, end))
+            if end > stage
+            else (float("inf"), 0)
+            for end in range(count + 1)
+        ]
+        begins.append([begin for _, begin in best])
+    ends = [count]
+    for table in reversed(begins):
+        ends.append(table[ends[-1]])
+    bounds = [0, *reversed(ends)]
+    return [range(begin, end) for begin, end in pairwise(bounds)]
+
+
+def keep_units(network: HybridModel, units: list[Unit]) -> None:
+    """Drop all modules of a network that these units do not need."""
+    kept = {name for unit in units for name in owned_parts(unit)}
+    for unit in units_of(network.config):
+        for name in owned_parts(unit):
+            if name not in kept:
+                network.set_submodule(name, nn.Identity())
+
+
+class Stage(nn.Module):
+    """What one stage computes: some units, or the whole network.
+
+    Args:
+        network: its parameters; those of other units are dropped.
+        units: this stage's, consecutive.
+    """
+
+    sequence: SequenceParallel | None = None
+    """Where processes share every row: what it takes to read a slice of them."""
+
+    def __init__(self, network: HybridModel, units: list[Unit]) -> None:
+        super().__init__()
+        self.units = units
+        self.is_whole = units == units_of(network.config)
+        keep_units(network, units)
+        self.network = network
+
+    def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
+        """Losses [5] of the objectives that stand on this stage, 0 for the others, then what the next stage needs."""
+        if self.is_whole and self.sequence:
+            losses = torch.stack(list(self.sequence.losses(part.batch, part.targets)))
+            return (losses / self.sequence.link.size,)
+        if self.is_whole:
+            return (torch.stack(list(compute_losses(self.network, part.batch, part.targets))),)
+        states = _States(self, part, received)
+        for unit in self.units:
+            states.run(unit)
+        losses = torch.stack(states.losses)
+        if self.sequence:
+            # All processes that share a row have its whole losses, and what processes have is added up.
+            losses = losses / self.sequence.link.size
+        return (losses, *states.travelling(self.units[-1]))
+
+    def received_shapes(self, batch: Batch) -> list[tuple[int, ...]]:
+        """Shapes of what comes from the stage before."""
+        return self._shapes_before(self.units[0], batch)
+
+    def sent_shapes(self, batch: Batch) -> list[tuple[int, ...]]:
+        """Shapes of what goes to the next stage."""
+        units = units_of(self.network.config)
+        following = units.index(self.units[-1]) + 1
+        return self._shapes_before(units[following], batch) if following < len(units) else []
+
+    def _shapes_before(self, unit: Unit, batch: Batch) -> list[tuple[int, ...]]:
+        """What travels where a unit begins a stage."""
+        width = self.network.config.d_model
+        source = (*batch.source_BS.shape, width)
+        written, summed = (self._decoded(labels) for labels in (batch.continuation_GT, batch.summary_UT))
+        return {
+            "source": [],
+            "encoder": [source],
+            "memory": [source],
+            "generative": [source, written] if unit.index else [source],
+            "written": [source, written],
+            "pointer": [source, summed] if unit.index else [source],
+            "summed": [source, summed],
+        }[unit.kind]
+
+    def _decoded(self, labels_BT: Tensor) -> tuple[int, ...]:
+        """The shape of a decoder's states: of all rows, or of those of this process."""
+        rows, tokens = labels_BT.shape
+        if self.sequence:
+            rows = -(-rows // self.sequence.link.size)
+        return rows, tokens, self.network.config.d_model
+
+
+class _States:
+    """Hidden states on their way through a stage's units."""
+
+    def __init__(self, stage: Stage, part: Part, received: tuple[Tensor, ...]) -> None:
+        self.network, self.sequence, first = stage.network, stage.sequence, stage.units[0]
+        self.part, self.batch = part, part.batch
+        self.mask = self.network.source_mask(self.batch.lengths_B, self.batch.source_BS.shape[1])
+        self.sources: dict[str, tuple[Tensor, Tensor | None]] = {}
+        """What each decoder reads: memories of whole rows, and their mask."""
+        self.losses: list[Tensor] = [torch.zeros((), device=self.batch.source_BS.device)] * 5
+        self.hidden: Tensor | None = None
+        self.memory_BSD: Tensor | None = None
+        if first.kind in ("encoder", "memory"):
+            (self.hidden,) = received
+        elif received:
+            self.memory_BSD, *state = received
+            self.hidden = state[0] if state else None
+
+    def travelling(self, last: Unit) -> tuple[Tensor, ...]:
+        """What the next stage needs behind a unit."""
+        if last.kind == "summed":
+            return ()
+        return tuple(each for each in (self.memory_BSD, self.hidden) if each is not None)
+
+    def run(self, unit: Unit) -> None:
+        """One unit."""
+        batch, network = self.batch, self.network
+        if unit.kind == "source":
+            self.hidden = network.encoder.begin(network.embedding(batch.source_BS), batch.lengths_B)
+        elif unit.kind == "encoder":
+            self.hidden = network.encoder.layers[unit.index](self.hidden, self.mask)
+        elif unit.kind == "memory":
+            assert self.hidden is not None
+            self.memory_BSD = network.hybrid(network.encoder.norm(self.hidden), batch.lengths_B, self.mask)
+            self.hidden = None
+            self.losses[0], self.losses[2], self.losses[4] = encoder_losses(
+                network, self.memory_BSD, batch, self.part.targets
+            )
+        elif unit.kind in DECODERS:
+            self._decode(unit)
+        else:
+            self._finish(unit)
+
+    def _decode(self, unit: Unit) -> None:
+        """One layer of a decoder."""
+        rows, labels = self._read_by(unit.kind)
+        decoder: Decoder = self.network.decoder(unit.kind)
+        if unit.kind not in self.sources:
+            self.sources[unit.kind] = self._source(rows)
+        if unit.index == 0:
+            read = shift_right(self.network, labels)
+            self.hidden = decoder.begin(self.network.embedding(self.sequence.own_rows(read) if self.sequence else read))
+        self.hidden = decoder.layers[unit.index](self.hidden, *self.sources[unit.kind])
+
+    def _source(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Memories for a decoder, and their mask."""
+        assert self.memory_BSD is not None
+        if self.sequence:
+            return self.sequence.own_source(self.memory_BSD[rows], self.batch.lengths_B[rows])
+        return self.memory_BSD[rows], self.mask[rows] if self.mask is not None else None
+
+    def _finish(self, unit: Unit) -> None:
+        """A decoder's norm and loss."""
+        assert self.hidden is not None
+        assert self.memory_BSD is not None
+        network, batch, targets = self.network, self.batch, self.part.targets
+        if unit.kind == "written":
+            states = self._all_rows(network.generative.norm(self.hidden), len(batch.continuation_GT))
+            self.losses[1] = states_loss(network, states, batch.continuation_GT, targets=targets.continuation)
+        else:
+            states = self._all_rows(network.pointer.norm(self.hidden), len(batch.summary_UT))
+            rows = rows_of(batch).summed
+            self.losses[3] = mixture_loss(
+                network,
+                states,
+                self.memory_BSD[rows],
+                batch.lengths_B[rows],
+                batch.source_BS[rows],
+                batch.summary_UT,
+                targets=targets.summary,
+            )
+        self.hidden = None
+
+    def _all_rows(self, states: Tensor, rows: int) -> Tensor:
+        return self.sequence.all_rows(states, rows) if self.sequence else states
+
+    def _read_by(self, kind: str) -> tuple[slice, Tensor]:
+        rows = rows_of(self.batch)
+        return (
+            (rows.written, self.batch.continuation_GT) if kind == "generative" else (rows.summed, self.batch.summary_UT)
+        )

@@ -1,0 +1,148 @@
+"""A layout: how the GPUs of a cluster share one network and one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.planning.hardware import Cluster, Link
+from training.planning.workload import Network, Work
+
+PRECISIONS = ("bf16", "fp32")
+LIVE_PARAMETERS = 1e9
+"""Gathered parameters that ZeRO-3 keeps from one use to the next (DeepSpeed's default)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Ranks are numbered tensor first, then sequence, data and pipeline, so that those who talk most are neighbours."""
+
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    sequence: int = 1
+    zero: int = 0
+    """0: nothing is divided among the data ranks; 1: optimizer states; 2: gradients too; 3: parameters too."""
+    micro_rows: int = 1
+    """Rows of one micro-batch of one data rank."""
+    checkpointing: bool = False
+    """Every block keeps its input alone, and is computed again in the backward pass."""
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("data", "tensor", "pipeline", "sequence", "micro_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.zero not in (0, 1, 2, 3):
+            raise ValueError(f"zero must be 0, 1, 2 or 3, got {self.zero}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+
+    @property
+    def world(self) -> int:
+        """GPUs."""
+        return self.data * self.tensor * self.pipeline * self.sequence
+
+    @property
+    def shards(self) -> int:
+        """Ranks among which ZeRO divides: those that hold the same parameters, sequence ranks included."""
+        return self.data * self.sequence
+
+    def recomputes_stage(self, *, is_last: bool) -> bool:
+        """ZeRO-3 in a pipeline keeps a stage's input alone: gathered parameters would stay with the activations.
+
+        Not in the last stage, whose backward pass follows at once.
+        """
+        return self.zero == 3 and self.pipeline > 1 and not is_last
+
+    def gathers(self, parameters: float, *, is_last: bool) -> int:
+        """How often ZeRO-3 gathers a stage's parameters for one micro-batch.
+
+        Once where they stay from the forward pass to the backward one; three times where the forward pass runs twice.
+        """
+        if self.recomputes_stage(is_last=is_last):
+            return 3
+        return 1 if parameters <= LIVE_PARAMETERS else 2
+
+    @property
+    def name(self) -> str:
+        """In the words of `--layout`."""
+        sizes = f"data={self.data},tensor={self.tensor},pipeline={self.pipeline},sequence={self.sequence}"
+        return f"{sizes},zero={self.zero}"
+
+    def tensor_link(self, cluster: Cluster) -> Link:
+        """Among ranks that share a layer."""
+        return cluster.link(1, self.tensor)
+
+    def sequence_link(self, cluster: Cluster) -> Link:
+        """Among ranks that share a row."""
+        return cluster.link(self.tensor, self.sequence)
+
+    def shards_link(self, cluster: Cluster) -> Link:
+        """Among ranks that hold the same parameters."""
+        return cluster.link(self.tensor, self.shards)
+
+    def pipeline_link(self, cluster: Cluster) -> Link:
+        """From a stage to the next."""
+        return cluster.link(self.tensor * self.shards, self.pipeline)
+
+
+def micro_batches(layout: Layout, rows: int) -> int:
+    """Micro-batches of a step of `rows` rows. Raises ValueError where they do not come out even."""
+    share = layout.data * layout.micro_rows
+    if rows % share:
+        raise ValueError(
+            f"{rows} rows a step do not divide into {layout.data} data ranks × micro-batches of {layout.micro_rows}: "
+            f"take a multiple of {share}"
+        )
+    return rows // share
+
+
+def check_layout(config: Network, work: Work, layout: Layout, gpus: int) -> None:
+    """Raises ValueError, saying what would fit, for a layout that the network or the cluster cannot take."""
+    if layout.world != gpus:
+        others = layout.tensor * layout.pipeline * layout.sequence
+        mend = (
+            f"data={gpus // others} would"
+            if gpus % others == 0
+            else f"tensor × pipeline × sequence must divide {gpus}, and is {others}"
+        )
+        raise ValueError(
+            f"{layout.data} data × {layout.tensor} tensor × {layout.pipeline} pipeline × {layout.sequence} sequence = "
+            f"{layout.world} does not make {gpus} GPUs: {mend}"
+        )
+    for name, size in (
+        ("num_heads", config.num_heads),
+        ("encoder_ffn", config.encoder_ffn),
+        ("decoder_ffn", config.decoder_ffn),
+        ("vocab_size", config.vocab_size),
+    ):
+        if size % layout.tensor:
+            fitting = ", ".join(map(str, tensor_sizes(config, config.num_heads)))
+            raise ValueError(f"tensor = {layout.tensor} does not divide {name} = {size}: choose from {fitting}")
+    if layout.pipeline > config.layers:
+        raise ValueError(
+            f"pipeline = {layout.pipeline} exceeds the {config.layers} layers: a stage would have no parameters"
+        )
+    if not sequence_fits(config, work, layout.tensor, layout.sequence):
+        fitting = ", ".join(str(n) for n in range(1, 65) if sequence_fits(config, work, layout.tensor, n))
+        raise ValueError(
+            f"sequence = {layout.sequence} must divide the {config.num_heads // layout.tensor} heads of a tensor rank "
+            f"and {work.source_tokens} source tokens into whole recurrent blocks of {config.recurrent_block}: "
+            f"choose from {fitting}"
+        )
+
+
+def tensor_sizes(config: Network, limit: int) -> list[int]:
+    """Numbers of tensor ranks, up to `limit`, that divide heads, inner widths and vocabulary."""
+    sizes = (config.num_heads, config.encoder_ffn, config.decoder_ffn, config.vocab_size)
+    return [n for n in range(1, limit + 1) if not any(size % n for size in sizes)]
+
+
+def sequence_fits(config: Network, work: Work, tensor: int, sequence: int) -> bool:
+    """Whether rows fall into equal parts of whole recurrent blocks, and heads into equal shares for Ulysses."""
+    if sequence == 1:
+        return True
+    block, heads = config.recurrent_block, config.num_heads // tensor
+    if block is None or heads % sequence:
+        return False
+    return work.source_tokens % (sequence * block) == 0
