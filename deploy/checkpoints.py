@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 
 from deploy.graphs.storage import load_graph
 from deploy.graphs.weights import restore_weights
+from deploy.shapes import config_of_shapes
 from deploy.triton.manifest import load_manifest
 from model.configuration import HybridConfig
 from model.network import HybridModel
@@ -29,7 +29,8 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
     Args:
         path: a folder as `save_pretrained` writes it, a `.safetensors` file, or a `.pt` file, which is loaded with
             `weights_only=True`.
-        preset: the configuration, where the checkpoint has none: neither a `config.json` beside it nor in the `.pt`.
+        preset: the configuration, in place of the checkpoint's own: of a `config.json` beside it, of the `.pt`, or of
+            the preset that its tensors' shapes fit.
 
     Raises:
         ValueError: no such checkpoint, no configuration, or weights that do not fit it.
@@ -45,9 +46,12 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
     beside = path.parent / "config.json"
     if fields is None and preset is None and beside.is_file():
         fields = json.loads(beside.read_text(encoding="utf-8"))
-    if fields is None and preset is None:
-        raise ValueError(f"{path} has no configuration, and there is no config.json beside it: pass --preset")
-    config = HybridConfig.from_preset(preset) if preset is not None else HybridConfig.from_dict(dict(fields or {}))
+    if preset is not None:
+        config = HybridConfig.from_preset(preset)
+    elif fields is not None:
+        config = HybridConfig.from_dict(dict(fields))
+    else:
+        config = config_of_shapes(weights, str(path))
     return model_of(config, weights, str(path))
 
 
@@ -101,8 +105,12 @@ def _read_safetensors(path: Path) -> tuple[None, dict[str, Tensor]]:
 def _read_torch(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a .pt file of tensors (loaded with weights_only=True): {error}") from None
+    except OSError:
+        raise
+    except Exception as error:
+        # Junk fails wherever the unpickler stumbles, as struct.error, KeyError, IndexError …
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} is not a .pt file of tensors (loaded with weights_only=True): {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary of tensors, not {type(content).__name__}")
     fields = content.get("config")

@@ -78,6 +78,7 @@ EXTRA_OF_MODULE = {
     "transformers": "training",
     "onnx": "export",
     "fastapi": "serve",
+    "httpx": "serve",
     "uvicorn": "serve",
     "onnxruntime": "serve",
     "datatrove": "training",

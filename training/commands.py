@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,13 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Folder of trained weights
 Url = Annotated[str | None, typer.Option(help="A running service, e.g. http://127.0.0.1:8000, in place of weights.")]
 Data = Annotated[Path, typer.Option(help="Labelled examples.")]
 Limit = Annotated[int | None, typer.Option(help="Use the first N examples only.", min=1)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as is done in any case.")]
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="TOML recipe; training/recipes has examples.")],
     max_minutes: Annotated[float | None, typer.Option(help="In place of the recipe's.", min=0.01)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how far it came as JSON.")] = False,
 ) -> None:
     """Train a network; a run that was killed goes on from its last checkpoint."""
     from training.config import load_recipe
@@ -31,10 +34,11 @@ def train(
     progress = run(loaded)
     if not speaks_for_all():
         return
-    minutes = progress.elapsed_s / 60
-    typer.echo(
-        f"{loaded.run.output / 'weights'}: {progress.step} steps, {progress.tokens:,} tokens, {minutes:.1f} minutes"
-    )
+    weights, minutes = loaded.run.output / "weights", progress.elapsed_s / 60
+    if as_json:
+        typer.echo(json.dumps({"weights": str(weights), **asdict(progress)}))
+    else:
+        typer.echo(f"{weights}: {progress.step} steps, {progress.tokens:,} tokens, {minutes:.1f} minutes")
 
 
 def measure(
@@ -67,26 +71,32 @@ def measure(
 
 
 @evaluate_app.command()
-def qa(data: Data, checkpoint: Checkpoint = None, url: Url = None, limit: Limit = None) -> None:
+def qa(
+    data: Data, checkpoint: Checkpoint = None, url: Url = None, limit: Limit = None, _as_json: AsJson = False
+) -> None:
     """Exact match and F1 on questions in SQuAD's format, with the official normalisation."""
-    from training.evaluate import evaluate_questions, make_predictor
+    from training.evaluate import evaluate_questions
+    from training.predictors import make_predictor
 
     _print(evaluate_questions(make_predictor(checkpoint, url), data, limit))
 
 
 @evaluate_app.command()
-def summary(data: Data, checkpoint: Checkpoint = None, url: Url = None, limit: Limit = None) -> None:
+def summary(
+    data: Data, checkpoint: Checkpoint = None, url: Url = None, limit: Limit = None, _as_json: AsJson = False
+) -> None:
     """ROUGE-1, -2 and -L, and sacreBLEU, on JSON lines of {source, targets}."""
-    from training.evaluate import evaluate_summaries, make_predictor
+    from training.evaluate import evaluate_summaries
+    from training.predictors import make_predictor
 
     _print(evaluate_summaries(make_predictor(checkpoint, url), data, limit))
 
 
 @evaluate_app.command()
-def generation(data: Data, checkpoint: Checkpoint = None, limit: Limit = None) -> None:
+def generation(data: Data, checkpoint: Checkpoint = None, limit: Limit = None, _as_json: AsJson = False) -> None:
     """Bits per byte of continuations of JSON lines of {text}; needs the weights, not a service."""
-    from training.evaluate import evaluate_continuation
-    from training.predictors import load_weights
+    from training.continuation import evaluate_continuation
+    from training.network_predictor import load_weights
 
     if checkpoint is None:
         raise ValueError("bits per byte need --checkpoint: a service does not tell probabilities")

@@ -25,7 +25,7 @@ def export(
     precision: Annotated[Precision, typer.Option(help="How to store the weights.")] = Precision.INT8,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 16 to 22.")] = 18,
     preset: Annotated[
-        str | None, typer.Option(help="The network's preset, for a checkpoint without config.json.")
+        str | None, typer.Option(help="The network's preset.", show_default="as its config.json, or its shapes, say")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="trident-PRESET")] = None,
     license: Annotated[  # noqa: A002
@@ -77,7 +77,7 @@ def optimize(
     ] = False,
     graph: Annotated[str, typer.Option(help="Which graph of the network to write.")] = "hybrid_lm",
     preset: Annotated[
-        str | None, typer.Option(help="The network's preset, for a checkpoint without config.json.")
+        str | None, typer.Option(help="The network's preset.", show_default="as its config.json, or its shapes, say")
     ] = None,
     tolerance: Annotated[
         float | None,

@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+ENGINE_PACKAGE = "trident_engine"
+"""Where a model repository keeps its copy of this package: beside the part of the bundle that a model reads."""
+
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 Value = TypeVar("Value")
@@ -170,7 +173,7 @@ def load_manifest(folder: Path | str, *, verify: bool = True, graphs: Iterable[s
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: {folder} is not a bundle (`trident export` writes one)") from None
     except ValueError as error:
-        raise BundleError(f"{path} is not JSON ({error}): fetch or export the bundle again") from None
+        raise BundleError(f"{path} is not JSON ({error}): {mend_of(path)}") from None
     manifest = parse_manifest(data)
     if verify:
         verify_files(manifest, folder, manifest.files if graphs is None else manifest.files_of(graphs))
@@ -224,13 +227,18 @@ def verify_files(manifest: Manifest, folder: Path, names: Iterable[str]) -> None
         try:
             found = record_file(path)
         except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}): fetch or export the bundle again") from None
+            raise BundleError(f"{path} cannot be read ({error.strerror}): {mend_of(path)}") from None
         if found.bytes != expected.bytes:
-            raise BundleError(
-                f"{path} has {found.bytes} bytes, the manifest says {expected.bytes}: fetch or export the bundle again"
-            )
+            raise BundleError(f"{path} has {found.bytes} bytes, the manifest says {expected.bytes}: {mend_of(path)}")
         if found != expected:
-            raise BundleError(f"{path} differs from the manifest's digest: fetch or export the bundle again")
+            raise BundleError(f"{path} differs from the manifest's digest: {mend_of(path)}")
+
+
+def mend_of(path: Path) -> str:
+    """What to do about a damaged file of a bundle, or of the copy of it that a model repository holds."""
+    if any((folder / ENGINE_PACKAGE).is_dir() for folder in (path.parent, path.parent.parent)):
+        return "build the model repository again (trident repository build --overwrite)"
+    return "fetch or export the bundle again"
 
 
 def record_file(path: Path) -> FileRecord:

@@ -18,8 +18,10 @@ from deploy.feeds import random_rows
 from deploy.optimize_for_inference import optimize_file
 from deploy.runner import new_session
 from deploy.samples import Sample, encode_samples, load_samples
+from deploy.shapes import config_of_shapes
 from deploy.torch_runner import TorchRunner
 from deploy.triton.manifest import load_manifest
+from model.configuration import PRESETS, HybridConfig
 from model.network import HybridModel
 
 ROOT = Path(__file__).parents[2]
@@ -59,10 +61,34 @@ def test_checkpoints_of_every_form_hold_the_same_network(
     assert_same_network(load_checkpoint(tmp_path / "full.pt"), nano_model)
 
 
-def test_a_checkpoint_without_configuration_asks_for_a_preset(nano_model: HybridModel, tmp_path: Path) -> None:
+def test_bare_weights_tell_their_preset_by_their_shapes(nano_model: HybridModel, tmp_path: Path) -> None:
     torch.save(nano_model.state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(ValueError, match="pass --preset"):
+    found = load_checkpoint(tmp_path / "bare.pt")
+    assert found.config.dimensions() == nano_model.config.dimensions()
+    assert_same_network(found, nano_model)
+    other = HybridConfig.from_preset("nano", vocab_size=500, max_positions=64, max_target_positions=32)
+    torch.save(HybridModel(other).state_dict(), tmp_path / "other.pt")
+    assert load_checkpoint(tmp_path / "other.pt").config.dimensions() == other.dimensions()
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_is_known_by_its_shapes(preset: str) -> None:
+    with torch.device("meta"):
+        weights = HybridModel(HybridConfig.from_preset(preset)).state_dict()
+    assert config_of_shapes(weights, "model.pt").dimensions() == HybridConfig.from_preset(preset).dimensions()
+
+
+def test_bare_weights_of_no_preset_ask_for_a_configuration(tmp_path: Path) -> None:
+    state = HybridModel(HybridConfig.from_preset("nano", encoder_layers=3)).state_dict()
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(ValueError, match=r"no preset's \(.*encoder_layers=3.*\): put config.json .* --preset"):
         load_checkpoint(tmp_path / "bare.pt")
+
+
+def test_tensors_of_something_else_are_no_network(tmp_path: Path) -> None:
+    torch.save({"linear.weight": torch.zeros(3, 3)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt holds no weights of this network"):
+        load_checkpoint(tmp_path / "model.pt")
 
 
 def test_a_checkpoint_of_another_preset_is_refused(nano_model: HybridModel, tmp_path: Path) -> None:
@@ -87,7 +113,7 @@ class Payload:
         return (print, ("code ran",))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK not a zip", None])
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"junk", bytes(range(256)), b"\x80\x02}q\x01.", None])
 def test_what_is_no_checkpoint_is_refused_and_never_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
@@ -117,6 +143,23 @@ def test_the_script_writes_an_opset_15_graph_that_runs(checkpoint: Path, tmp_pat
     session = new_session(tmp_path / "model.onnx")
     logits = session.run(None, {"input_ids": np.full((2, 11), 20)})[0]
     assert logits.shape == (2, 11, 32_000)
+
+
+def test_the_script_takes_bare_weights(nano_model: HybridModel, tmp_path: Path) -> None:
+    torch.save(nano_model.state_dict(), tmp_path / "model.pt")
+    arguments = ["--input_model", str(tmp_path / "model.pt"), "--output_model", str(tmp_path / "model.onnx")]
+    done = run("deploy/optimize_for_inference.py", *arguments, "--opset", "15", "--enable_fusion")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.onnx").is_file()
+
+
+def test_the_script_tells_junk_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"junk")
+    arguments = ["--input_model", str(tmp_path / "model.pt"), "--output_model", str(tmp_path / "model.onnx")]
+    done = run("deploy/optimize_for_inference.py", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'model.pt'} is not a .pt file of tensors")
 
 
 def test_the_script_refuses_in_words_with_status_1(checkpoint: Path, tmp_path: Path) -> None:

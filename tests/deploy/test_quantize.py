@@ -52,6 +52,24 @@ def test_above_the_tolerance_nothing_is_written(graph: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_four_bits_of_the_wrong_weights_are_above_the_tolerance(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: the two weights of every byte of one matrix change places."""
+    convert = Narrower.convert
+
+    def swapped(self: Narrower, model: onnx.ModelProto) -> onnx.ModelProto:
+        converted = convert(self, model)
+        stored = next(each for each in converted.graph.initializer if each.name.endswith(".q4"))
+        bytes_NBK = numpy_helper.to_array(stored)
+        stored.CopyFrom(numpy_helper.from_array((bytes_NBK << 4) | (bytes_NBK >> 4), stored.name))
+        return converted
+
+    monkeypatch.setattr(Narrower, "convert", swapped)
+    with pytest.raises(ValueError, match=r"int4: .* at most 3 are allowed"):
+        quantize_file(graph, tmp_path / "out.onnx", "int4")
+
+
 def test_a_quantised_graph_is_not_quantised_again(graph: Path, tmp_path: Path) -> None:
     quantize_file(graph, tmp_path / "once.onnx", "int8")
     with pytest.raises(ValueError, match="quantised already"):

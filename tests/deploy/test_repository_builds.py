@@ -16,7 +16,7 @@ from deploy import repository
 from deploy.exchange import put_in_place
 from deploy.profiles import PROFILES, Backend, Profile, ProfileName
 from deploy.repository import STAMP, build_repository
-from deploy.triton.manifest import BundleError
+from deploy.triton.manifest import BundleError, load_manifest
 
 CPU, GPU = PROFILES[ProfileName.CPU], PROFILES[ProfileName.GPU]
 OTHER = Profile(name="other", threads=1)
@@ -83,6 +83,23 @@ def test_a_damaged_bundle_is_refused_and_the_repository_stays(tmp_path: Path, bu
     with pytest.raises(BundleError, match=r"weights-000\.bin"):
         build_repository(bundle, output, backend=Backend.PYTHON, profile=CPU)
     assert (output / STAMP).read_bytes() == stamp
+
+
+@pytest.mark.parametrize("damage", ["tamper", "truncate", "remove"])
+def test_a_damaged_repository_asks_to_be_built_again(tmp_path: Path, nano_bundle: Path, damage: str) -> None:
+    output = tmp_path / "r"
+    build_repository(nano_bundle, output, backend=Backend.PYTHON, profile=CPU)
+    victim = output / "qa/1/graphs/qa.onnx"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    victim.unlink()
+    if damage != "remove":
+        victim.write_bytes(content if damage == "tamper" else content[:-1])
+    with pytest.raises(BundleError, match=r"qa\.onnx .*: build the model repository again \(trident repository build"):
+        load_manifest(victim.parents[1], graphs=["qa"])
+    # As the message says: of a changed byte, sizes tell nothing.
+    build_repository(nano_bundle, output, backend=Backend.PYTHON, profile=CPU, overwrite=True)
+    assert load_manifest(victim.parents[1], graphs=["qa"]).name == "trident-nano"
 
 
 def test_the_readme_survives_and_other_people_s_files_are_refused(tmp_path: Path, nano_bundle: Path) -> None:

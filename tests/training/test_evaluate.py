@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,15 +16,13 @@ from typing import Any
 import pytest
 
 from tests.training.tiny_corpora import HELD_OUT_SQUAD, WORDS, squad
+from training.continuation import evaluate_continuation
 from training.data.readers import read_questions
-from training.evaluate import (
-    Figures,
-    evaluate_continuation,
-    evaluate_questions,
-    evaluate_summaries,
-    make_predictor,
-)
-from training.predictors import NetworkPredictor, ServicePredictor, load_weights
+from training.evaluate import Figures, evaluate_questions, evaluate_summaries
+from training.network_predictor import NetworkPredictor, load_weights
+from training.predictors import ServicePredictor, make_predictor
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class SmallService(BaseHTTPRequestHandler):
@@ -146,6 +146,39 @@ def test_a_service_answers_over_http(service: str, questions: Path, dialogues: P
     assert figures["mean_words"] == 4
 
 
+FOREIGN = ("torch", "transformers", "tokenizers", "onnxruntime", "model.network")
+"""What an environment that serves, or only asks a service, need not have."""
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {names}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+from deploy.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("command", "missing"), [("qa", ("rouge_score", "sacrebleu")), ("summary", ())])
+def test_a_service_is_evaluated_without_pytorch(
+    service: str, questions: Path, dialogues: Path, command: str, missing: tuple[str, ...]
+) -> None:
+    data = {"qa": questions, "summary": dialogues}[command]
+    program = WITHOUT.format(names=(*FOREIGN, *missing))
+    arguments = ["evaluate", command, "--url", service, "--data", str(data), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["predictor"] == "service, trident-test"
+    assert figures["f1" if command == "qa" else "rouge1_best"] > 30
+
+
 def test_a_service_that_refuses_is_quoted(service: str) -> None:
     with pytest.raises(ValueError, match=r"/v1/summarize answered 400: .*too long"):
         list(ServicePredictor(service).summarise(["refuse this"]))
@@ -159,7 +192,7 @@ def test_a_service_that_does_not_answer_is_named(url: str) -> None:
 
 def test_exactly_one_must_answer(tmp_path: Path) -> None:
     for checkpoint, url in ((None, None), (tmp_path, "http://127.0.0.1:1")):
-        with pytest.raises(ValueError, match="either --checkpoint FOLDER or --url"):
+        with pytest.raises(ValueError, match=r"one of the two: --checkpoint FOLDER, .* or --url http"):
             make_predictor(checkpoint, url)
 
 

@@ -81,9 +81,11 @@ def test_figures_are_printed_as_json(trident: Trident, finished_run: Path, prepa
         ("summary", "dialogsum.jsonl", "rougeL_best"),
         ("generation", "wikipedia_zh.wiki_zh_00.jsonl", "bits_per_byte"),
     ):
-        status, told, _ = trident("evaluate", command, "--data", prepared / "dev" / file, *weights, "--limit", 2)
+        asked = ("evaluate", command, "--data", prepared / "dev" / file, *weights, "--limit", 2)
+        status, told, _ = trident(*asked)
         assert status == 0
         assert isinstance(json.loads(told)[key], float)
+        assert trident(*asked, "--json")[:2] == (0, told)
 
 
 def test_a_run_of_a_few_steps_says_what_it_did(trident: Trident, recipe_file: Path) -> None:
@@ -91,6 +93,14 @@ def test_a_run_of_a_few_steps_says_what_it_did(trident: Trident, recipe_file: Pa
     status, told, _ = trident("train", recipe_file)
     assert status == 0
     assert told.startswith(f"{recipe_file.parent / 'run/weights'}: 2 steps, ")
+    # The run is over: it is only told where it stands.
+    status, told, _ = trident("train", recipe_file, "--json")
+    assert status == 0
+    progress = json.loads(told.splitlines()[-1])
+    assert progress["weights"] == str(recipe_file.parent / "run/weights")
+    assert progress["step"] == 2
+    assert progress["tokens"] > 0
+    assert progress["elapsed_s"] > 0
 
 
 @pytest.mark.parametrize(

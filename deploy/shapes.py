@@ -1,0 +1,54 @@
+"""The configuration of bare weights: the preset that their shapes fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from model.configuration import PRESETS, HybridConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIZES = {
+    "d_model": ("embedding.weight", 1),
+    "encoder_ffn": ("encoder.layers.0.feed_forward.up.weight", 0),
+    "decoder_ffn": ("generative.layers.0.feed_forward.up.weight", 0),
+    "vocab_size": ("embedding.weight", 0),
+    "max_positions": ("encoder.positions.table", 0),
+    "max_target_positions": ("generative.positions.table", 0),
+}
+"""Fields that are a size of a tensor: which, and of its dimensions which one."""
+
+COUNTS = {
+    "encoder_layers": "encoder.layers.",
+    "hybrid_units": "hybrid.units.",
+    "decoder_layers": "generative.layers.",
+    "pointer_layers": "pointer.layers.",
+}
+"""Fields that count modules of a list."""
+
+
+def config_of_shapes(weights: Mapping[str, Tensor], source: str) -> HybridConfig:
+    """The preset of weights that come without a configuration, with their own vocabulary and numbers of positions.
+
+    Shapes tell neither heads nor blocks of the recurrences: those are the preset's, so a preset has to fit in all that
+    shapes do tell. Raises ValueError naming what the shapes say where none does.
+    """
+    try:
+        found = {field: weights[name].shape[dimension] for field, (name, dimension) in SIZES.items()}
+    except (KeyError, IndexError):
+        raise ValueError(f"{source} holds no weights of this network: it lacks an embedding or a layer") from None
+    found |= {field: _count(weights, prefix) for field, prefix in COUNTS.items()}
+    for preset, fields in PRESETS.items():
+        if all(found[field] == value for field, value in fields.items() if field in found):
+            return HybridConfig.from_preset(preset, **{name: found[name] for name in found if name not in fields})
+    told = ", ".join(f"{field}={value}" for field, value in found.items())
+    raise ValueError(
+        f"{source} has no configuration, there is no config.json beside it, and its shapes are no preset's ({told}): "
+        "put config.json beside it, or pass --preset"
+    )
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).partition(".")[0] for name in weights if name.startswith(prefix)})
