@@ -85,7 +85,7 @@ def test_a_conversation_is_read_as_one_instruction(client: httpx.Client) -> None
 
 def test_prompts_may_be_one_text_in_a_list_or_token_ids(client: httpx.Client, nano_bundle) -> None:
     special = json.loads((nano_bundle / "manifest.json").read_text())["special_tokens"]
-    ids = TextCodec(nano_bundle, special)._encode(TEXT).ids.tolist()
+    ids = TextCodec(nano_bundle, special)._encode(TEXT, 0).ids.tolist()
     answers = [
         post(client, "/v1/completions", **GREEDY, prompt=prompt, max_tokens=12) for prompt in (TEXT, [TEXT], ids, [ids])
     ]
