@@ -6,7 +6,6 @@ request, and equal texts prove nothing. Here every token has a random scale of i
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -27,13 +26,6 @@ TEXTS = (
     "Anna: Did you return the books? Ben: Not yet, the library was closed because of the storm.",
     "光在真空中的速度约为每秒三十万公里。天文学家用光年来表示恒星之间的距离。",
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_test_folders_on_the_path() -> None:
-    """pytest puts test folders there, and started processes inherit them: tests/deploy/triton would be their triton."""
-    tests = Path(__file__).parent
-    sys.path[:] = [entry for entry in sys.path if tests not in Path(entry).absolute().parents]
 
 
 @pytest.fixture(scope="session")

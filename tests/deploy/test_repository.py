@@ -9,7 +9,6 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto
-from repository_files import read_config
 from tritonclient.grpc import model_config_pb2 as triton
 
 from deploy.profiles import PROFILES, Backend, Profile, ProfileName
@@ -17,6 +16,7 @@ from deploy.repository import build_repository
 from deploy.triton.limits import EngineSettings
 from deploy.triton.manifest import load_manifest
 from deploy.triton.wire import REQUEST_TENSORS, RESPONSE_TENSORS
+from tests.deploy.repository_files import read_config
 
 CPU, GPU = PROFILES[ProfileName.CPU], PROFILES[ProfileName.GPU]
 STATELESS = ("hybrid_lm", "router", "qa")

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository_files import read_config
 
 from deploy import repository
 from deploy.exchange import put_in_place
 from deploy.profiles import PROFILES, Backend, Profile, ProfileName
 from deploy.repository import STAMP, build_repository
 from deploy.triton.manifest import BundleError, load_manifest
+from tests.deploy.repository_files import read_config
 
 CPU, GPU = PROFILES[ProfileName.CPU], PROFILES[ProfileName.GPU]
 OTHER = Profile(name="other", threads=1)

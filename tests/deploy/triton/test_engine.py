@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from engine_traffic import answer, finish, make_rows, submit
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
 from deploy.triton.manifest import BundleError
 from deploy.triton.protocol import FinishReason, GenerationBatch, Task
+from tests.deploy.triton.engine_traffic import answer, finish, make_rows, submit
 
 DECODERS = {Task.GENERATION: "generative", Task.SUMMARY: "pointer"}
 GENERATIVE_TASKS = pytest.mark.parametrize("task", DECODERS)

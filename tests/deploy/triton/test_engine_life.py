@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_traffic import Collector, answer, finish, make_rows, submit
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
 from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Task
+from tests.deploy.triton.engine_traffic import Collector, answer, finish, make_rows, submit
 
 
 @pytest.fixture

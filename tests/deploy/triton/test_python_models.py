@@ -14,11 +14,11 @@ from types import ModuleType
 import numpy as np
 import onnxruntime as ort
 import pytest
-from engine_traffic import make_rows
 
 from deploy.triton.manifest import BundleError
 from deploy.triton.protocol import FinishReason, GenerationBatch, RowUpdate, Task
 from deploy.triton.wire import decode_updates, encode_batch, encode_cancel, encode_stats_query
+from tests.deploy.triton.engine_traffic import make_rows
 
 FINAL = 1
 

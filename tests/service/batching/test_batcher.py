@@ -6,7 +6,6 @@ import math
 from collections.abc import Hashable, Sequence
 
 import pytest
-from hand_clock import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from service.batching.latency import TokenRate
 from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket, make_policy
 from service.batching.queue import Pending, RequestQueue, State
 from service.errors import Overloaded, Unavailable
+from tests.service.batching.hand_clock import HandClock
 
 FOR_EVER_S = 1e9
 

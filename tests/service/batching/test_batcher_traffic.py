@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from hand_clock import HandClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -16,6 +15,7 @@ from service.batching.latency import TokenRate
 from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket
 from service.batching.queue import Pending, RequestQueue, State
 from service.errors import Overloaded
+from tests.service.batching.hand_clock import HandClock
 
 LIMITS = BatchLimits(rows=4, tokens=600)
 SLOTS = 6

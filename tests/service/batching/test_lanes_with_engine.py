@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripted_client import Failures, batcher_maker, until
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
@@ -19,6 +18,7 @@ from service.batching.rows import RowLane, RowTicket
 from service.batching.windows import WindowLane
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.inference.local import LocalClient
+from tests.service.batching.scripted_client import Failures, batcher_maker, until
 
 SETTINGS = EngineSettings(slots=6, threads=1, verify=False)
 LONG = Sampling(max_new_tokens=400, min_new_tokens=400, temperature=0.0)

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from hand_clock import HandClock
-from scripted_client import STATS, Failures, Flight, ScriptedClient, batcher_maker, until
 
 from deploy.triton.protocol import FinishReason, Sampling, Task
 from service.batching.rows import RowLane, RowTicket
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
+from tests.service.batching.hand_clock import HandClock
+from tests.service.batching.scripted_client import STATS, Failures, Flight, ScriptedClient, batcher_maker, until
 
 SLOTS = 4
 MODEL_ERRORS = [Unavailable("the stream broke"), InferenceFailed("the model refused")]

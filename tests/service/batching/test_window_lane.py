@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from hand_clock import HandClock
-from scripted_client import Failures, ScriptedClient, batcher_maker, until
 
 from service.batching.windows import WindowLane
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
+from tests.service.batching.hand_clock import HandClock
+from tests.service.batching.scripted_client import Failures, ScriptedClient, batcher_maker, until
 
 SLOTS = 4
 

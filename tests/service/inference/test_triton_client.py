@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scripted_triton import STATS, ScriptedTriton, batch_of, response_like
 from tritonclient.grpc import service_pb2_grpc as services
 
 from deploy.triton.protocol import FinishReason, GenerationBatch
 from service.errors import InferenceFailed, Unavailable
 from service.inference.triton import TritonClient, _read, _write
+from tests.service.inference.scripted_triton import STATS, ScriptedTriton, batch_of, response_like
 
 IDS = np.array([[1, 2], [3, 4]])
 Answer = tuple[dict[int, list[int]], dict[int, FinishReason]]
