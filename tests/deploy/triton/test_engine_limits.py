@@ -54,7 +54,7 @@ def test_bad_sources_are_refused(ids: np.ndarray, message: str) -> None:
         ("top_k", -1, "from 0 to 100"),
         ("top_p", 0.0, "above 0, 1 at most"),
         ("top_p", 1.1, "top_p is 1.1"),
-        ("repetition_penalty", 0.0, "above 0"),
+        ("repetition_penalty", 0.0, "of 0.01 or more, 10 at most"),
         ("seed", -1, "seed is -1"),
         ("seed", 2**63, "seed is 9223372036854775808"),
         ("num_beams", 5, "from 1 to 4"),
