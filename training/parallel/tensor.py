@@ -38,9 +38,9 @@ class Cut:
     blocks: int = 1
 
     def part(self, whole: Tensor, rank: int, size: int) -> Tensor:
-        """What process `rank` of `size` holds."""
+        """What process `rank` of `size` holds: a copy, for a view would keep the whole in memory."""
         parts = whole.unflatten(self.dimension, (self.blocks, size, -1)).select(self.dimension + 1, rank)
-        return parts.flatten(self.dimension, self.dimension + 1).contiguous()
+        return parts.flatten(self.dimension, self.dimension + 1).clone(memory_format=torch.contiguous_format)
 
     def whole(self, parts: list[Tensor]) -> Tensor:
         """The parameter, from the parts of all processes in order."""
