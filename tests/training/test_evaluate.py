@@ -7,14 +7,13 @@ import json
 import math
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.small_service import SmallService, serving
 from tests.training.tiny_corpora import HELD_OUT_SQUAD, WORDS, squad
 from training.continuation import evaluate_continuation
 from training.data.readers import read_questions
@@ -25,44 +24,35 @@ from training.predictors import ServicePredictor, make_predictor
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class SmallService(BaseHTTPRequestHandler):
+class Answers(SmallService):
     """Answers the first word of a context, and summarises with a text's first four words."""
 
-    def do_GET(self) -> None:
-        self.reply({"data": [{"id": "trident-test"}]} if self.path == "/v1/models" else None)
+    def get(self) -> None:
+        self.answer({"data": [{"id": "trident-test"}]} if self.path == "/v1/models" else None)
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/v1/qa" and set(body) == {"question", "context"}:
-            word = body["context"].split()[0]
+    def post(self, body: bytes) -> None:
+        asked = json.loads(body)
+        if self.path == "/v1/qa" and set(asked) == {"question", "context"}:
+            word = asked["context"].split()[0]
             answers = (
-                [] if "nothing" in body["question"] else [{"text": word, "start": 0, "end": len(word), "score": 1}]
+                [] if "nothing" in asked["question"] else [{"text": word, "start": 0, "end": len(word), "score": 1}]
             )
-            self.reply({"answers": answers})
-        elif self.path == "/v1/summarize" and set(body) == {"text"} and "refuse" not in body["text"]:
-            self.reply({"summary": " ".join(body["text"].split()[:4])})
+            self.answer({"answers": answers})
+        elif self.path == "/v1/summarize" and set(asked) == {"text"} and "refuse" not in asked["text"]:
+            self.answer({"summary": " ".join(asked["text"].split()[:4])})
         else:
-            self.reply(None)
+            self.answer(None)
 
-    def reply(self, content: Any) -> None:
-        data = json.dumps(content if content is not None else {"error": {"message": "too long"}}).encode()
-        self.send_response(200 if content is not None else 400)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test's output quiet."""
+    def answer(self, content: Any) -> None:
+        """As JSON; 400 for None."""
+        told = {"error": {"message": "too long"}} if content is None else content
+        self.reply(json.dumps(told).encode(), 400 if content is None else 200)
 
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), SmallService) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Answers) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

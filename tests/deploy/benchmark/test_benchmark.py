@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +15,7 @@ from typer.testing import CliRunner
 
 from deploy.benchmark import arrivals, load, report, workload
 from deploy.commands.bench import app as bench_app
+from tests.small_service import SmallService, serving
 
 
 def test_poisson_arrivals_are_ordered_repeatable_and_have_the_rate() -> None:
@@ -95,7 +94,7 @@ def test_queries_of_a_file_come_again_and_again(tmp_path: Path) -> None:
     assert first == second == workload.Query(path="/v1/generate", body={"stream": True}, streams=True)
 
 
-class SmallService(BaseHTTPRequestHandler):
+class Streams(SmallService):
     """Streams whose ends its paths name."""
 
     ENDS: ClassVar = {
@@ -106,30 +105,18 @@ class SmallService(BaseHTTPRequestHandler):
         "/broken": b"data: {\n\n",
     }
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        content = self.ENDS[self.path]
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test's output quiet."""
+    def post(self, _body: bytes) -> None:
+        self.reply(self.ENDS[self.path])
 
 
 @pytest.fixture
 def service() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), SmallService) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Streams) as url:
+        yield url
 
 
 async def test_a_stream_is_an_answer_only_where_it_ends_well(service: str) -> None:
-    queries = [workload.Query(path=path, body={}, streams=True) for path in SmallService.ENDS]
+    queries = [workload.Query(path=path, body={}, streams=True) for path in Streams.ENDS]
     samples = await load.run(service, np.zeros(len(queries)), iter(queries), 10.0, lambda _: None)
     errors = {sample.path: sample.error for sample in samples}
     assert errors == {
