@@ -22,6 +22,7 @@ from deploy.installation import Installation
 from deploy.launcher import LaunchPlan, free_ports
 from deploy.supervisor import Supervisor
 from service.settings import Settings
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_DEFAULTS = (
@@ -307,8 +308,18 @@ def test_triton_understands_the_images_command(
     )
     with Supervisor(plan) as supervisor:
         supervisor.wait_until_ready()
-        assert httpx.get(f"http://127.0.0.1:{http_port}/v2/health/ready").status_code == 200
+        # Triton opens HTTP and metrics after gRPC, by which it is seen to be ready.
+        wait_until(lambda: answers(f"http://127.0.0.1:{http_port}/v2/health/ready"), "an answer by HTTP")
+        wait_until(lambda: answers(plan.metrics_url), "an answer with metrics")
         assert "nv_inference_request_success" in httpx.get(plan.metrics_url).text
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    try:
+        return httpx.get(url).status_code == httpx.codes.OK
+    except httpx.ConnectError:
+        return False
 
 
 @pytest.mark.skipif(not shutil.which("docker-compose"), reason="needs docker-compose (Debian: apt install it)")

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +18,10 @@ import pytest
 from deploy.installation import Installation
 from deploy.launcher import LaunchPlan, TritonFailed, answers_ready
 from deploy.supervisor import Supervisor
+from tests.waiting import wait_until
 
 MODEL_PROCESSES = 4
 SHARED_MEMORY = Path("/dev/shm")
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def server_processes(plan: LaunchPlan) -> list[psutil.Process]:
@@ -116,6 +109,7 @@ from pathlib import Path
 from deploy.installation import find_installation
 from deploy.launcher import LaunchPlan
 from deploy.supervisor import Supervisor
+from tests.waiting import wait_until
 plan = LaunchPlan.temporary(find_installation(), Path(sys.argv[1]))
 with Supervisor(plan) as supervisor:
     print(plan.grpc_port, plan.folder, flush=True)
