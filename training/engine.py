@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.configuration import HybridConfig
 from model.network import HybridModel
+from training.chain import split_evenly
 from training.config import Recipe
 from training.data.parts import Part, StepBatch
 from training.memory import checkpoint_layers
@@ -25,7 +26,7 @@ from training.optimizer import Optimizers, gradient_norms
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.pipeline import one_forward_one_backward
 from training.parallel.sequence import apply_sequence_parallel
-from training.parallel.stage import Stage, costs_of, split_evenly, units_of
+from training.parallel.stage import Stage, costs_of, units_of
 from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of, divided_parameters
 
 LOWER_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}

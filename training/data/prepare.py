@@ -56,6 +56,7 @@ from training.data.shards import (
 )
 from training.data.splits import OverlapFilter, digest, is_held_out
 from training.data.tokenise import ShardBuilder, encode_documents, encode_pairs, encode_questions
+from training.digests import file_digest
 
 CLOZE_CHANCE, LEAD_CHANCE = 0.8, 0.25
 """Part of Wikipedia's passages that become a cloze question, or a pair of passage and central sentence."""
@@ -126,7 +127,7 @@ def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
 
 def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
     """Make the shards, or the development file, of one corpus file."""
-    sha256 = hashlib.sha256(file.path.read_bytes()).hexdigest()
+    sha256 = file_digest(file.path)
     done = settings.output / "train" / file.source.use / file.name / "shard.json"
     if done.is_file():
         info = read_info(done.parent)

@@ -11,7 +11,6 @@ checked when a shard is opened, so a file that was cut short or changed is named
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -19,6 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
+from training.digests import file_digest
 
 TEXT, QA, SUMMARY, INSTRUCTION = "text", "qa", "summary", "instruction"
 UNFINISHED = ".unfinished"
@@ -89,12 +90,6 @@ def write_shard(folder: Path, info: ShardInfo, tokens: Iterable[np.ndarray], row
         raise
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_info(folder: Path) -> ShardInfo:

@@ -12,7 +12,6 @@ after everything lies on the disk: a kill at any moment leaves the last one whol
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.digests import file_digest
 from training.parallel.mesh import Mesh
 from training.parallel.tensor import Cut
 
@@ -136,7 +136,7 @@ def _write_shard(path: Path, tensors: dict[str, Tensor], tensor_rank: int) -> Sh
     return Shard(
         name=path.name,
         size=path.stat().st_size,
-        sha256=_digest(path),
+        sha256=file_digest(path),
         tensor_rank=tensor_rank,
         tensors=sorted(tensors),
     )
@@ -203,7 +203,7 @@ class Checkpoint:
             return f"{path} is missing"
         if path.stat().st_size != shard.size:
             return f"{path} has {path.stat().st_size} bytes, {shard.size} were written"
-        return None if _digest(path) == shard.sha256 else f"{path} is damaged: its SHA-256 is not the manifest's"
+        return None if file_digest(path) == shard.sha256 else f"{path} is damaged: its SHA-256 is not the manifest's"
 
     def whole(self, name: str, entry: str) -> Tensor:
         """One entry of a parameter, from its parts."""
@@ -260,11 +260,6 @@ def _mend(folder: Path) -> str:
     if others:
         return f"to go on from an older one, write {others[-1]} into {folder.parent / LATEST}"
     return f"there is no older one: remove {folder.parent} to begin anew"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,32 +1,12 @@
-"""A layout: how many processes share what, and whether a network and its batches can be shared so."""
+"""The layout that a recipe asks for, and whether its network and batches can be shared so."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from model.configuration import HybridConfig
 from training.config import Recipe
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """Sizes of the four dimensions, outermost first; their product is the number of processes."""
-
-    pipeline: int = 1
-    data: int = 1
-    sequence: int = 1
-    tensor: int = 1
-    zero: int = 0
-
-    @property
-    def world_size(self) -> int:
-        """Processes."""
-        return self.pipeline * self.data * self.sequence * self.tensor
-
-    def __str__(self) -> str:
-        sizes = f"data {self.data} × tensor {self.tensor} × pipeline {self.pipeline} × sequence {self.sequence}"
-        return f"{sizes}, ZeRO-{self.zero}"
+from training.layout import Layout
 
 
 def lay_out(recipe: Recipe, config: HybridConfig, world_size: int) -> Layout:

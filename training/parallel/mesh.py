@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from training.parallel.layout import Layout
+from training.layout import Layout
 
 DIMENSIONS = ("pipeline", "data", "sequence", "tensor")
 """Outermost first."""

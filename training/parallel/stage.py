@@ -15,7 +15,6 @@ every stage that reads or writes tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -107,30 +106,6 @@ def costs_of(recipe: Recipe, config: HybridConfig) -> list[float]:
             + read_by[kind] * 2 * width**2
         )
     return [costs[unit.kind] for unit in units_of(config)]
-
-
-def split_evenly(costs: list[float], stages: int) -> list[range]:
-    """Consecutive units for every stage, so that the dearest stage is as cheap as can be; no stage is empty."""
-    count = len(costs)
-    sums = [0.0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
-    # best[n]: the cheapest dearest stage of the first n units, and where its last stage begins.
-    best = [(sums[end], 0) for end in range(count + 1)]
-    begins = []
-    for stage in range(1, stages):
-        best = [
-            min((max(best[begin][0], sums[end] - sums[begin]), begin) for begin in range(stage, end))
-            if end > stage
-            else (float("inf"), 0)
-            for end in range(count + 1)
-        ]
-        begins.append([begin for _, begin in best])
-    ends = [count]
-    for table in reversed(begins):
-        ends.append(table[ends[-1]])
-    bounds = [0, *reversed(ends)]
-    return [range(begin, end) for begin, end in pairwise(bounds)]
 
 
 def keep_units(network: HybridModel, units: list[Unit]) -> None:

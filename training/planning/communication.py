@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from training.planning.blocks import Block, runs
 from training.planning.exchanges import sequence_messages, target_tokens, tensor_messages
 from training.planning.hardware import Cluster
-from training.planning.layout import Layout
+from training.planning.layout import PricedLayout
 from training.planning.memory import READS_MEMORY, VALUE_BYTES, holds_embedding, stage_parameters
 from training.planning.messages import BACKWARD, FORWARD, STEP, Message, make_message
 from training.planning.workload import Network, Work
 
 
 def stage_messages(
-    config: Network, work: Work, layout: Layout, stages: Sequence[Sequence[Block]], index: int, cluster: Cluster
+    config: Network, work: Work, layout: PricedLayout, stages: Sequence[Sequence[Block]], index: int, cluster: Cluster
 ) -> list[Message]:
     """Everything that one rank of a stage sends; `work` is one micro-batch of one data rank."""
     stage, messages = stages[index], []
@@ -37,7 +37,9 @@ def stage_messages(
     return messages
 
 
-def data_messages(parameters: float, blocks: int, layout: Layout, cluster: Cluster, *, is_last: bool) -> list[Message]:
+def data_messages(
+    parameters: float, blocks: int, layout: PricedLayout, cluster: Cluster, *, is_last: bool
+) -> list[Message]:
     """What ZeRO sends for so many parameters of one rank of a stage, gathered in so many blocks."""
     ranks = layout.shards
     if ranks == 1:
@@ -72,7 +74,7 @@ def boundary_values(config: Network, work: Work, earlier: Block, later: Block) -
 
 
 def _pipeline_messages(
-    config: Network, work: Work, layout: Layout, stages: Sequence[Sequence[Block]], index: int, cluster: Cluster
+    config: Network, work: Work, layout: PricedLayout, stages: Sequence[Sequence[Block]], index: int, cluster: Cluster
 ) -> list[Message]:
     if layout.pipeline == 1:
         return []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from training.planning.blocks import TAGS, Block
 from training.planning.hardware import Cluster
-from training.planning.layout import Layout
+from training.planning.layout import PricedLayout
 from training.planning.memory import VALUE_BYTES
 from training.planning.messages import BACKWARD, FORWARD, Message, make_message
 from training.planning.workload import Network, Work
@@ -26,7 +26,7 @@ NORM_BYTES = 4
 """Autocast computes norms in float32, and so the gradients of what reads their results."""
 
 
-def tensor_messages(config: Network, work: Work, layout: Layout, block: Block, cluster: Cluster) -> list[Message]:
+def tensor_messages(config: Network, work: Work, layout: PricedLayout, block: Block, cluster: Cluster) -> list[Message]:
     """Sums over the tensor ranks for one block."""
     if layout.tensor == 1:
         return []
@@ -59,7 +59,9 @@ def tensor_messages(config: Network, work: Work, layout: Layout, block: Block, c
     return messages
 
 
-def sequence_messages(config: Network, work: Work, layout: Layout, block: Block, cluster: Cluster) -> list[Message]:
+def sequence_messages(
+    config: Network, work: Work, layout: PricedLayout, block: Block, cluster: Cluster
+) -> list[Message]:
     """Exchanges of heads for tokens, halos, and what heads gather, for one block.
 
     A rank with two neighbours is priced; those at the ends of the rows send one halo less.

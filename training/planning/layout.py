@@ -1,9 +1,10 @@
-"""A layout: how the GPUs of a cluster share one network and one batch."""
+"""What a layout costs to talk, and whether a cluster and a network can be shared so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from training.layout import Layout
 from training.planning.hardware import Cluster, Link
 from training.planning.workload import Network, Work
 
@@ -13,15 +14,12 @@ LIVE_PARAMETERS = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """Ranks are numbered tensor first, then sequence, data and pipeline, so that those who talk most are neighbours."""
+class PricedLayout(Layout):
+    """A layout, and what else its price depends on.
 
-    data: int = 1
-    tensor: int = 1
-    pipeline: int = 1
-    sequence: int = 1
-    zero: int = 0
-    """0: nothing is divided among the data ranks; 1: optimizer states; 2: gradients too; 3: parameters too."""
+    Ranks are numbered tensor first, then sequence, data and pipeline, so that those who talk most are neighbours.
+    """
+
     micro_rows: int = 1
     """Rows of one micro-batch of one data rank."""
     checkpointing: bool = False
@@ -29,18 +27,11 @@ class Layout:
     precision: str = "bf16"
 
     def __post_init__(self) -> None:
-        for name in ("data", "tensor", "pipeline", "sequence", "micro_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.zero not in (0, 1, 2, 3):
-            raise ValueError(f"zero must be 0, 1, 2 or 3, got {self.zero}")
+        Layout.__post_init__(self)  # a class with slots is made anew, which super() would not find
+        if self.micro_rows < 1:
+            raise ValueError(f"micro_rows must be at least 1, got {self.micro_rows}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-
-    @property
-    def world(self) -> int:
-        """GPUs."""
-        return self.data * self.tensor * self.pipeline * self.sequence
 
     @property
     def shards(self) -> int:
@@ -86,7 +77,7 @@ class Layout:
         return cluster.link(self.tensor * self.shards, self.pipeline)
 
 
-def micro_batches(layout: Layout, rows: int) -> int:
+def micro_batches(layout: PricedLayout, rows: int) -> int:
     """Micro-batches of a step of `rows` rows. Raises ValueError where they do not come out even."""
     share = layout.data * layout.micro_rows
     if rows % share:
@@ -97,9 +88,9 @@ def micro_batches(layout: Layout, rows: int) -> int:
     return rows // share
 
 
-def check_layout(config: Network, work: Work, layout: Layout, gpus: int) -> None:
+def check_layout(config: Network, work: Work, layout: PricedLayout, gpus: int) -> None:
     """Raises ValueError, saying what would fit, for a layout that the network or the cluster cannot take."""
-    if layout.world != gpus:
+    if layout.world_size != gpus:
         others = layout.tensor * layout.pipeline * layout.sequence
         mend = (
             f"data={gpus // others} would"
@@ -108,7 +99,7 @@ def check_layout(config: Network, work: Work, layout: Layout, gpus: int) -> None
         )
         raise ValueError(
             f"{layout.data} data × {layout.tensor} tensor × {layout.pipeline} pipeline × {layout.sequence} sequence = "
-            f"{layout.world} does not make {gpus} GPUs: {mend}"
+            f"{layout.world_size} does not make {gpus} GPUs: {mend}"
         )
     for name, size in (
         ("num_heads", config.num_heads),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from training.planning.activations import block_activations, memory_values, transient_logits
 from training.planning.blocks import Block, runs
 from training.planning.hardware import Assumptions
-from training.planning.layout import Layout
+from training.planning.layout import PricedLayout
 from training.planning.workload import Network, Work
 
 VALUE_BYTES = {"bf16": 2, "fp32": 4}
@@ -54,7 +54,7 @@ def in_flight(stage: int, stages: int, micro_batches: int) -> int:
     return min(micro_batches, stages - stage)
 
 
-def stage_parameters(config: Network, layout: Layout, stage: Sequence[Block]) -> float:
+def stage_parameters(config: Network, layout: PricedLayout, stage: Sequence[Block]) -> float:
     """Parameters of one tensor rank of a stage, not divided by ZeRO, with its copy of a tied embedding."""
     count = sum(times * block.parameters.per_rank(layout.tensor) for block, times in runs(stage))
     if holds_embedding(stage) and not any(block.kind == "embedding" for block in stage):
@@ -67,7 +67,7 @@ def holds_embedding(stage: Sequence[Block]) -> bool:
     return any(block.ties_embedding for block in stage)
 
 
-def state_bytes(parameters: float, layout: Layout) -> tuple[float, float, float]:
+def state_bytes(parameters: float, layout: PricedLayout) -> tuple[float, float, float]:
     """Parameters, gradients and AdamW's states of so many parameters on one GPU, in bytes."""
     value = VALUE_BYTES[layout.precision]
     whole = (value, value, 12) if layout.zero else (4, 4, 8)
@@ -82,7 +82,7 @@ def state_bytes(parameters: float, layout: Layout) -> tuple[float, float, float]
 def stage_memory(
     config: Network,
     work: Work,
-    layout: Layout,
+    layout: PricedLayout,
     stage: Sequence[Block],
     flying: int,
     assumptions: Assumptions,
@@ -121,7 +121,7 @@ def stage_memory(
     )
 
 
-def _activation_bytes(config: Network, work: Work, layout: Layout, stage: Sequence[Block]) -> tuple[float, float]:
+def _activation_bytes(config: Network, work: Work, layout: PricedLayout, stage: Sequence[Block]) -> tuple[float, float]:
     """What one micro-batch keeps on one rank, and the largest part that is there once while it is computed again."""
     value = VALUE_BYTES[layout.precision]
     stream = 4 if layout.zero == 0 else value
@@ -140,18 +140,18 @@ def _activation_bytes(config: Network, work: Work, layout: Layout, stage: Sequen
     return kept, largest
 
 
-def _input_bytes(config: Network, work: Work, layout: Layout) -> float:
+def _input_bytes(config: Network, work: Work, layout: PricedLayout) -> float:
     """What a stage receives, at most: the memory and a decoder's states, which are no larger."""
     return 2 * memory_values(config, work) / layout.sequence * VALUE_BYTES[layout.precision]
 
 
-def _transient_logits(config: Network, layout: Layout, stage: Sequence[Block]) -> float:
+def _transient_logits(config: Network, layout: PricedLayout, stage: Sequence[Block]) -> float:
     """The largest chunk of logits of a stage while its loss is computed."""
     values, floats = transient_logits(config, max(block.targets for block in stage) / layout.sequence)
     return (values * VALUE_BYTES[layout.precision] + floats * 4) / layout.tensor
 
 
-def _buffers(config: Network, work: Work, layout: Layout, stage: Sequence[Block], *, is_last: bool) -> float:
+def _buffers(config: Network, work: Work, layout: PricedLayout, stage: Sequence[Block], *, is_last: bool) -> float:
     """Whole tensors on their way: casts, ZeRO's, and a stage's messages in both directions."""
     value, count = VALUE_BYTES[layout.precision], stage_parameters(config, layout, stage)
     total = 0.0

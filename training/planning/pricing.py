@@ -10,7 +10,7 @@ from training.planning.blocks import Block, build_blocks
 from training.planning.communication import stage_messages
 from training.planning.flops import training_flops
 from training.planning.hardware import GIB, Cluster
-from training.planning.layout import Layout, check_layout, micro_batches
+from training.planning.layout import PricedLayout, check_layout, micro_batches
 from training.planning.memory import MemoryParts, in_flight, stage_memory
 from training.planning.messages import STEP, Message
 from training.planning.schedule import Timeline, estimate_seconds, simulate
@@ -48,7 +48,7 @@ class Traffic:
 class Price:
     """A layout that fits."""
 
-    layout: Layout
+    layout: PricedLayout
     split: str
     micro_batches: int
     stages: tuple[tuple[Block, ...], ...]
@@ -95,7 +95,7 @@ class Price:
 class Draft:
     """A layout that fits the memory, its step not simulated yet."""
 
-    layout: Layout
+    layout: PricedLayout
     split: str
     micro_batches: int
     stages: list[list[Block]]
@@ -106,7 +106,7 @@ class Draft:
     estimate_s: float
 
 
-def draft(job: Job, cluster: Cluster, layout: Layout, split: str) -> Draft:
+def draft(job: Job, cluster: Cluster, layout: PricedLayout, split: str) -> Draft:
     """Check a layout and weigh it. Raises ValueError, with the reason, for one that is not legal or does not fit."""
     config = job.network
     check_layout(config, job.work, layout, cluster.gpus)
@@ -150,7 +150,7 @@ def draft(job: Job, cluster: Cluster, layout: Layout, split: str) -> Draft:
 
 
 @lru_cache(maxsize=256)
-def _stages(config: Network, work: Work, layout: Layout, split: str, cluster: Cluster) -> list[list[Block]]:
+def _stages(config: Network, work: Work, layout: PricedLayout, split: str, cluster: Cluster) -> list[list[Block]]:
     """The same for every number of data ranks and stage of ZeRO."""
 
     def cost(block: Block) -> float:

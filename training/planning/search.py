@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from training.planning.hardware import Cluster
-from training.planning.layout import Layout, check_layout, micro_batches, sequence_fits, tensor_sizes
+from training.planning.layout import PricedLayout, check_layout, micro_batches, sequence_fits, tensor_sizes
 from training.planning.pricing import Draft, Job, Price, draft, price
 from training.planning.stages import SPLITS
 
@@ -82,7 +82,7 @@ def search(job: Job, cluster: Cluster, wish: Wish = ANY, *, top: int = 5) -> Pla
     return Plan(prices=tuple(prices[:top]), tried=tried, fitting=len(drafts), refused=dict(refused))
 
 
-def layouts(job: Job, cluster: Cluster, wish: Wish) -> Iterator[Layout]:
+def layouts(job: Job, cluster: Cluster, wish: Wish) -> Iterator[PricedLayout]:
     """Legal layouts: all factors of the cluster, ZeRO stages that divide something, and sizes of micro-batches.
 
     Tensor and sequence ranks stay within a node: their messages are on the path of every layer.
@@ -100,7 +100,7 @@ def layouts(job: Job, cluster: Cluster, wish: Wish) -> Iterator[Layout]:
         zeros = (0, 1, 2, 3) if data * sequence > 1 else (0,)
         for rows_, zero, checkpointing in product(micro_rows, zeros, (False, True)):
             if wish.allows("zero", zero) and wish.allows("checkpointing", checkpointing):
-                yield Layout(
+                yield PricedLayout(
                     data=data,
                     tensor=tensor,
                     sequence=sequence,
@@ -133,7 +133,7 @@ def _why_nothing(job: Job, cluster: Cluster, wish: Wish) -> str:
         known = math.prod(wish.sizes[name] for name in names if name in wish.sizes)
         if cluster.gpus % known == 0:
             sizes[missing[0]] = cluster.gpus // known
-    layout = Layout(
+    layout = PricedLayout(
         data=sizes["data"],
         tensor=sizes["tensor"],
         pipeline=sizes["pipeline"],

@@ -6,10 +6,9 @@ layer, as in training/parallel/stage.py.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
+from training.chain import split_evenly
 from training.planning.blocks import Block
 
 SPLITS = ("cost", "layers")
@@ -70,46 +69,7 @@ def _even_layers(groups: Sequence[list[Block]], stages: int) -> list[list[list[B
 
 
 def _even_cost(groups: Sequence[list[Block]], stages: int, cost: Callable[[Block], float]) -> list[list[list[Block]]]:
-    """Binary search for the lowest limit that no stage needs to exceed, then even shares below it."""
     if len(groups) < stages:
         raise ValueError(f"{len(groups)} groups of blocks do not make {stages} stages: choose at most {len(groups)}")
-    costs = [sum(cost(block) for block in group) for group in groups]
-    low, high = max(costs), sum(costs)
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (low, middle) if len(_fill(costs, stages, middle)) <= stages else (middle, high)
-    ends = _share(costs, stages, high)
-    begins = [0, *ends[:-1]]
-    return [list(groups[begin:end]) for begin, end in zip(begins, ends, strict=True)]
-
-
-def _share(costs: Sequence[float], stages: int, limit: float) -> list[int]:
-    """Ends of parts below a limit that can be kept, each as near as can be to an even share of what is left."""
-    ends: list[int] = []
-    begin = 0
-    for left in range(stages, 0, -1):
-        fair = sum(costs[begin:]) / left
-        end, filled = begin + 1, costs[begin]
-        while len(costs) - end >= left:
-            nearer = filled + costs[end] / 2 <= fair and filled + costs[end] <= limit * (1 + 1e-12)
-            if not nearer and len(_fill(costs[end:], left - 1, limit)) <= left - 1:
-                break
-            filled += costs[end]
-            end += 1
-        ends.append(end)
-        begin = end
-    return ends
-
-
-def _fill(costs: Sequence[float], stages: int, limit: float) -> list[int]:
-    """Ends of parts that are filled up to a limit, each leaving at least one group for every later part."""
-    ends: list[int] = []
-    sums = [0.0, *accumulate(costs)]
-    begin = 0
-    while begin < len(costs):
-        furthest = bisect_right(sums, (sums[begin] + limit) * (1 + 1e-12)) - 1
-        leaving = len(costs) - max(0, stages - len(ends) - 1)
-        end = max(begin + 1, min(furthest, leaving))
-        ends.append(end)
-        begin = end
-    return ends
+    parts = split_evenly([sum(cost(block) for block in group) for group in groups], stages)
+    return [list(groups[part.start : part.stop]) for part in parts]

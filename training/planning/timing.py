@@ -21,7 +21,7 @@ from training.planning.blocks import BACKWARD as BACKWARD_PASSES
 from training.planning.blocks import Block, runs
 from training.planning.exchanges import TURNS
 from training.planning.hardware import Cluster
-from training.planning.layout import Layout
+from training.planning.layout import PricedLayout
 from training.planning.memory import CHECKPOINTED, VALUE_BYTES, stage_parameters, state_bytes
 from training.planning.messages import BACKWARD, FORWARD, STEP, Message
 from training.planning.schedule import StageTimes
@@ -55,7 +55,7 @@ class StageSeconds:
 
 
 @lru_cache(maxsize=4096)
-def block_computing(config: Network, work: Work, layout: Layout, block: Block, cluster: Cluster) -> Computing:
+def block_computing(config: Network, work: Work, layout: PricedLayout, block: Block, cluster: Cluster) -> Computing:
     """Seconds of one block on one rank; its second forward pass under checkpointing is part of the backward one."""
     gpu, assumed, value = cluster.gpu, cluster.assumptions, VALUE_BYTES[layout.precision]
     peak = gpu.bf16_flops * (1.0 if layout.precision == "bf16" else TF32_FRACTION) * assumed.matmul_fraction
@@ -78,7 +78,7 @@ def block_computing(config: Network, work: Work, layout: Layout, block: Block, c
 def stage_seconds(
     config: Network,
     work: Work,
-    layout: Layout,
+    layout: PricedLayout,
     stage: Sequence[Block],
     messages: Sequence[Message],
     cluster: Cluster,
@@ -122,7 +122,7 @@ def stage_seconds(
     )
 
 
-def optimizer_seconds(config: Network, layout: Layout, stage: Sequence[Block], cluster: Cluster) -> float:
+def optimizer_seconds(config: Network, layout: PricedLayout, stage: Sequence[Block], cluster: Cluster) -> float:
     """AdamW reads gradients and states once and writes states and parameters: as fast as memory is."""
     states = state_bytes(stage_parameters(config, layout, stage), layout)
     shards = layout.shards if layout.zero else 1

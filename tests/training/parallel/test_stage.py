@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from model.configuration import HybridConfig
 from model.network import HybridModel
+from training.chain import split_evenly
 from training.config import Recipe
 from training.data.batches import Batches
 from training.data.parts import split
 from training.objectives import compute_losses
-from training.parallel.stage import Stage, costs_of, owned_parts, split_evenly, units_of
+from training.parallel.stage import Stage, costs_of, owned_parts, units_of
 
 NANO = HybridConfig.from_preset("nano", dropout=0.0)
 

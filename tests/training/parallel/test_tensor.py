@@ -13,7 +13,7 @@ from torch.nn import functional
 from model.configuration import HybridConfig
 from model.losses import IGNORE
 from model.network import HybridModel
-from training.parallel.layout import Layout
+from training.layout import Layout
 from training.parallel.mesh import Mesh, make_mesh
 from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of
 

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,18 @@ import torch.multiprocessing
 from torch import Tensor
 
 from model.configuration import HybridConfig
+from training.chain import split_evenly
 from training.config import Recipe, parse_recipe
 from training.data.batches import Batch
 from training.data.parts import StepBatch, slice_of_source, split
 from training.engine import Engine, make_engine
-from training.parallel.layout import Layout as RunLayout
+from training.layout import Layout
 from training.parallel.mesh import Mesh, make_mesh
-from training.parallel.stage import Unit, costs_of, split_evenly, units_of
+from training.parallel.stage import Unit, costs_of, units_of
 from training.planning.blocks import Block, build_blocks
 from training.planning.communication import stage_messages
 from training.planning.hardware import make_cluster
-from training.planning.layout import Layout
+from training.planning.layout import PricedLayout
 from training.planning.memory import stage_parameters, state_bytes
 from training.planning.messages import STEP
 from training.planning.workload import Network, Work
@@ -147,7 +148,7 @@ def micro_work(data: int) -> Work:
     )
 
 
-def made_recipe(layout: RunLayout, *, checkpointing: bool) -> Recipe:
+def made_recipe(layout: Layout, *, checkpointing: bool) -> Recipe:
     """AdamW on a nano network, in fp32."""
     sizes = {"source_tokens": SOURCE, "target_tokens": TARGET, "summary_tokens": SUMMARY}
     parallel = {name: getattr(layout, name) for name in ("data", "tensor", "pipeline", "sequence", "zero")}
@@ -184,7 +185,7 @@ def blocks_of(unit: Unit, chain: list[Block]) -> list[Block]:
     return [by_kind[kind] for kind in kinds]
 
 
-def take_steps(layout: RunLayout, checkpointing: bool, counted: Counted) -> Found:
+def take_steps(layout: Layout, checkpointing: bool, counted: Counted) -> Found:
     """Two steps on the processes that run; the second is counted, for ZeRO-3 learns its order in the first."""
     recipe = made_recipe(layout, checkpointing=checkpointing)
     mesh = make_mesh(layout, torch.device("cpu"))
@@ -201,26 +202,17 @@ def take_steps(layout: RunLayout, checkpointing: bool, counted: Counted) -> Foun
         counted.start(groups)
         engine.forward_backward(StepBatch(step=step, parts=parts, tokens=0))
         engine.step(1.0)
-    planned = Layout(
-        data=layout.data,
-        tensor=layout.tensor,
-        pipeline=layout.pipeline,
-        sequence=layout.sequence,
-        zero=layout.zero,
-        micro_rows=1,
-        checkpointing=checkpointing,
-        precision="fp32",
-    )
+    planned = PricedLayout(**asdict(layout), checkpointing=checkpointing, precision="fp32")
     return Found(dict(counted.sizes), *_expected(recipe, mesh, planned, engine))
 
 
-def _expected(recipe: Recipe, mesh: Mesh, layout: Layout, engine: Engine) -> tuple[Sizes, dict, dict]:
+def _expected(recipe: Recipe, mesh: Mesh, layout: PricedLayout, engine: Engine) -> tuple[Sizes, dict, dict]:
     config = HybridConfig.from_preset("nano")
     network, work, units = Network.of(config), micro_work(layout.data), units_of(config)
     chain = build_blocks(network, work)
     ranges = split_evenly(costs_of(recipe, config), layout.pipeline)
     stages = [[block for index in own for block in blocks_of(units[index], chain)] for own in ranges]
-    cluster = make_cluster("h100-80gb", layout.world)
+    cluster = make_cluster("h100-80gb", layout.world_size)
     sizes: Counter[tuple[str, str]] = Counter()
     for message in stage_messages(network, work, layout, stages, mesh.pipeline.rank, cluster):
         times = 1.0 if message.when == STEP else MICRO_BATCHES
@@ -234,7 +226,7 @@ def _expected(recipe: Recipe, mesh: Mesh, layout: Layout, engine: Engine) -> tup
     return dict(sizes), held_bytes(engine, layout), {"parameters": parameters, "optimizer": optimizer}
 
 
-def held_bytes(engine: Any, layout: Layout) -> dict[str, float]:
+def held_bytes(engine: Any, layout: PricedLayout) -> dict[str, float]:
     """What one process holds between steps."""
     if layout.zero == 0:
         weights = sum(each.numel() * each.element_size() for each in engine.parameters.values())
@@ -258,7 +250,7 @@ def held_bytes(engine: Any, layout: Layout) -> dict[str, float]:
     return {"parameters": weights, "optimizer": sum(each.numel() * 4 for each in (*moments, *flat))}
 
 
-def on_processes(size: int, runs: list[tuple[RunLayout, bool]]) -> list[list[Found]]:
+def on_processes(size: int, runs: list[tuple[Layout, bool]]) -> list[list[Found]]:
     """Every run's findings, by process, in one start of `size` processes."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_process, (size, folder, runs), nprocs=size)
@@ -266,7 +258,7 @@ def on_processes(size: int, runs: list[tuple[RunLayout, bool]]) -> list[list[Fou
     return [[process[index] for process in found] for index in range(len(runs))]
 
 
-def _process(rank: int, size: int, folder: str, runs: list[tuple[RunLayout, bool]]) -> None:
+def _process(rank: int, size: int, folder: str, runs: list[tuple[Layout, bool]]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "WORLD_SIZE": str(size), "DS_ACCELERATOR": "cpu"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
@@ -277,7 +269,7 @@ def _process(rank: int, size: int, folder: str, runs: list[tuple[RunLayout, bool
     dist.destroy_process_group()
 
 
-def write_results(output: Path, runs: dict[int, list[tuple[RunLayout, bool]]]) -> None:
+def write_results(output: Path, runs: dict[int, list[tuple[Layout, bool]]]) -> None:
     """Every run's findings as JSON, a line for each process: bytes as [counted, planned]."""
     rows = []
     for size, own in runs.items():

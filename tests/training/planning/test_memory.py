@@ -14,7 +14,7 @@ from model.network import HybridModel
 from training.planning.blocks import build_blocks
 from training.planning.flops import parameter_count
 from training.planning.hardware import Assumptions
-from training.planning.layout import Layout
+from training.planning.layout import PricedLayout
 from training.planning.memory import MemoryParts, in_flight, stage_memory, stage_parameters, state_bytes
 from training.planning.stages import cut, together
 from training.planning.workload import Network, mixed_work
@@ -24,7 +24,7 @@ NANO = Network.of(HybridConfig.from_preset("nano"))
 TEACHER = Network.of(HybridConfig.from_preset("teacher"))
 tensors = st.sampled_from([1, 2, 4])
 layouts = st.builds(
-    Layout,
+    PricedLayout,
     data=st.sampled_from([1, 2, 4, 8]),
     tensor=tensors,
     pipeline=st.sampled_from([1, 2, 4]),
@@ -36,7 +36,7 @@ layouts = st.builds(
 )
 
 
-def first_stage(layout: Layout, network: Network = TEACHER) -> MemoryParts:
+def first_stage(layout: PricedLayout, network: Network = TEACHER) -> MemoryParts:
     """Of the stage with the encoder's first layers, cut by layers so that it does not depend on the work."""
     work = mixed_work(layout.micro_rows, 512, 128)
     blocks = build_blocks(network, work)
@@ -59,13 +59,13 @@ def test_whole_states_are_the_tensors_that_adamw_holds() -> None:
         sum(tensor.untyped_storage().nbytes() for tensor in tensors_)
         for tensors_ in (list(model.parameters()), [p.grad for p in model.parameters()], moments)
     ]
-    assert held == list(state_bytes(parameter_count(NANO), Layout(precision="fp32")))
+    assert held == list(state_bytes(parameter_count(NANO), PricedLayout(precision="fp32")))
 
 
 @pytest.mark.parametrize("pipeline", [1, 2, 3, 5])
 def test_stages_hold_the_whole_network_and_copies_of_the_embedding(pipeline: int) -> None:
     stages = cut(build_blocks(TEACHER, mixed_work(2, 512, 128)), pipeline, "cost", lambda block: block.forward_flops)
-    held = [stage_parameters(TEACHER, Layout(pipeline=pipeline), stage) for stage in stages]
+    held = [stage_parameters(TEACHER, PricedLayout(pipeline=pipeline), stage) for stage in stages]
     copies = sum(any(block.ties_embedding for block in stage) for stage in stages[1:])
     assert sum(held) == parameter_count(TEACHER) + copies * TEACHER.vocab_size * TEACHER.d_model
 
@@ -96,7 +96,7 @@ def test_stages_follow_the_chain_and_no_other_cut_is_cheaper(pipeline: int, seed
 
 @settings(deadline=None, max_examples=60)
 @given(layout=layouts, dimension=st.sampled_from(["data", "tensor", "sequence", "pipeline"]))
-def test_more_gpus_never_raise_a_part_of_the_states_or_of_a_micro_batch(layout: Layout, dimension: str) -> None:
+def test_more_gpus_never_raise_a_part_of_the_states_or_of_a_micro_batch(layout: PricedLayout, dimension: str) -> None:
     """Twice the ranks of one dimension. Buffers are messages, which one rank alone does not have; activations of a
     pipeline are of more micro-batches at once, so there they are compared for one micro-batch.
     """
@@ -113,7 +113,7 @@ def test_more_gpus_never_raise_a_part_of_the_states_or_of_a_micro_batch(layout: 
 
 @settings(deadline=None)
 @given(layout=layouts)
-def test_every_zero_stage_divides_one_more_part(layout: Layout) -> None:
+def test_every_zero_stage_divides_one_more_part(layout: PricedLayout) -> None:
     """From ZeRO-1 on, for ZeRO-0 in bf16 keeps float32 weights."""
     found = [first_stage(replace(layout, zero=zero)) for zero in (1, 2, 3)]
     shards = layout.shards
@@ -124,12 +124,12 @@ def test_every_zero_stage_divides_one_more_part(layout: Layout) -> None:
 
 @settings(deadline=None)
 @given(layout=layouts)
-def test_checkpointing_keeps_less_of_many_layers(layout: Layout) -> None:
+def test_checkpointing_keeps_less_of_many_layers(layout: PricedLayout) -> None:
     without = first_stage(replace(layout, checkpointing=False))
     assert first_stage(replace(layout, checkpointing=True)).activations < without.activations
 
 
 def test_checkpointing_saves_most_of_the_teachers_activations() -> None:
-    layout = Layout(micro_rows=64)
+    layout = PricedLayout(micro_rows=64)
     without, with_ = first_stage(layout), first_stage(replace(layout, checkpointing=True))
     assert with_.activations < 0.4 * without.activations

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.planning.real_runs import Found, on_processes, write_results
-from training.parallel.layout import Layout
+from training.layout import Layout
 
 TWO = [
     (Layout(tensor=2), True),

@@ -8,7 +8,7 @@ import pytest
 
 from model.configuration import HybridConfig
 from training.planning.hardware import GPUS, Assumptions, make_cluster
-from training.planning.layout import Layout, check_layout, micro_batches
+from training.planning.layout import PricedLayout, check_layout, micro_batches
 from training.planning.pricing import Job, draft, price
 from training.planning.search import Wish, layouts, search
 from training.planning.workload import Network, mixed_work, written_work
@@ -51,8 +51,8 @@ def test_a_layout_that_does_not_fit_names_stage_need_and_mend() -> None:
     cluster = make_cluster("l4", 8)
     job = replace(JOB, network=TEACHER, work=mixed_work(512, 512, 128))
     with pytest.raises(ValueError, match=r"stage 0 needs [\d.]+ GiB of 22\.4: [\d.]+ GiB are activations; smaller"):
-        draft(job, cluster, Layout(data=8, micro_rows=64), "cost")
-    assert draft(job, cluster, Layout(data=8, micro_rows=1), "cost").memory[0].total < cluster.gpu.memory_bytes
+        draft(job, cluster, PricedLayout(data=8, micro_rows=64), "cost")
+    assert draft(job, cluster, PricedLayout(data=8, micro_rows=1), "cost").memory[0].total < cluster.gpu.memory_bytes
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_wishes_are_kept() -> None:
 
 
 def test_faster_links_and_gpus_never_make_a_longer_step() -> None:
-    layout = Layout(data=8, tensor=2, pipeline=2, zero=3, micro_rows=2)
+    layout = PricedLayout(data=8, tensor=2, pipeline=2, zero=3, micro_rows=2)
     steps = []
     for gpu, interconnect in (("a100-80gb", "ethernet25"), ("a100-80gb", "hdr200"), ("h100-80gb", "ndr400")):
         cluster = make_cluster(gpu, 32, interconnect=interconnect)
@@ -111,16 +111,16 @@ def test_a_step_of_one_gpu_is_what_its_blocks_take() -> None:
     """Nothing is sent and nobody waits, so a step is computing and the optimizer."""
     cluster = make_cluster("h100-80gb", 1)
     job = replace(JOB, work=written_work(64, 512, 128))
-    found = price(job, cluster, draft(job, cluster, Layout(micro_rows=64), "cost"))
+    found = price(job, cluster, draft(job, cluster, PricedLayout(micro_rows=64), "cost"))
     assert found.bubble == 0
     assert found.step_s == found.blocking_step_s == found.computing_step_s
     assert not found.traffic
 
 
 def test_micro_batches_come_out_even() -> None:
-    assert micro_batches(Layout(data=4, micro_rows=2), 64) == 8
+    assert micro_batches(PricedLayout(data=4, micro_rows=2), 64) == 8
     with pytest.raises(ValueError, match="take a multiple of 12"):
-        micro_batches(Layout(data=4, micro_rows=3), 64)
+        micro_batches(PricedLayout(data=4, micro_rows=3), 64)
 
 
 @pytest.mark.parametrize("name", sorted(GPUS))
@@ -139,9 +139,9 @@ def test_unknown_parts_of_a_cluster_name_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"matmul_fraction must be in \(0, 1\], got 2"):
         Assumptions(matmul_fraction=2)
     with pytest.raises(ValueError, match=r"zero must be 0, 1, 2 or 3, got 4"):
-        Layout(zero=4)
+        PricedLayout(zero=4)
     with pytest.raises(ValueError, match=r"data must be at least 1, got 0"):
-        Layout(data=0)
+        PricedLayout(data=0)
 
 
 SMALL = {"decoder_layers": 6, "pointer_layers": 1, "encoder_layers": 6}
@@ -176,5 +176,5 @@ def test_modelled_speed_is_within_a_fifth_of_measured_speed(name: str) -> None:
     config = HybridConfig.from_preset("teacher", recurrent_block=None, **changes)
     cluster = make_cluster("h100-80gb", 1)
     job = Job(network=Network.of(config), work=written_work(*sizes), tokens=1e9)
-    found = price(job, cluster, draft(job, cluster, Layout(micro_rows=sizes[0]), "cost"))
+    found = price(job, cluster, draft(job, cluster, PricedLayout(micro_rows=sizes[0]), "cost"))
     assert found.tokens_per_s == pytest.approx(measured, rel=0.2)

@@ -12,7 +12,6 @@ No task holds more than a batch of documents, one vector of features and one fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from training.data.pipeline.report import RunReport, read_report
 from training.data.pipeline.run_folder import FINISH, RunFolder
 from training.data.pipeline.settings import DataSettings, SelectSettings, digest_of
 from training.data.readers import read_records
+from training.digests import file_digest
 
 BINS = 1 << 20
 """Scores lie in [-1, 1] and are told apart to 2e-6."""
@@ -46,7 +46,7 @@ def select_corpora(root: Path, seeds: Path, output: Path, top: float, settings: 
     if not any(True for _ in read_records(seeds, "text")):
         raise ValueError(f"{seeds} holds no seeds")
     corpora, folder = find_corpora(root.absolute()), RunFolder(root=output.absolute())
-    seeds_digest = hashlib.sha256(seeds.read_bytes()).hexdigest()
+    seeds_digest = file_digest(seeds)
     folder.claim("select", digest_of(settings.select, corpora.identity, seeds_digest, top))
     done = run_stages(select_stages(corpora, seeds, folder, top, settings.select), folder, settings.executor)
     return read_report(output) if done else None
