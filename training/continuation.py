@@ -7,13 +7,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from model.losses import IGNORE, cross_entropy, shift_right
 from model.network import HybridModel
 from model.tokenizer import GENERATION, encode, load_tokenizer
 from training.data.readers import read_records
 from training.evaluate import Figures, require, tracked
-from training.network_predictor import on_device
+from training.network_predictor import BATCH, batched, on_device
 
 PROMPT_TOKENS, CONTINUATION_TOKENS = 192, 192
 """A document is continued once, after its first tokens."""
@@ -27,17 +28,16 @@ def evaluate_continuation(weights: tuple[HybridModel, Path], data: Path, limit: 
     documents = [record["text"] for record in islice(read_records(data, "text"), limit)]
     require(documents, data)
     nats, size = 0.0, 0
-    for text in tracked(iter(documents), len(documents)):
-        ids = encode(tokenizer, text)
-        target = ids[PROMPT_TOKENS : PROMPT_TOKENS + CONTINUATION_TOKENS]
-        if not target:
+    for batch in batched(tracked(iter(documents), len(documents)), BATCH):
+        rows = [ids for ids in (encode(tokenizer, text) for text in batch) if len(ids) > PROMPT_TOKENS]
+        if not rows:
             continue
-        source_BS = torch.tensor([[GENERATION, *ids[:PROMPT_TOKENS]]], device=model.device)
-        labels_BT = torch.tensor([target], device=model.device)
-        memory_BSD = model.encode(source_BS)
-        states_BTD = model.decoder_states("generative", memory_BSD, None, shift_right(model, labels_BT))
-        nats += float(cross_entropy(model, states_BTD, labels_BT)[labels_BT != IGNORE].sum())
-        size += len(tokenizer.decode(target, skip_special_tokens=False).encode())
+        targets = [ids[PROMPT_TOKENS : PROMPT_TOKENS + CONTINUATION_TOKENS] for ids in rows]
+        source_BS = torch.tensor([[GENERATION, *ids[:PROMPT_TOKENS]] for ids in rows], device=model.device)
+        labels_BT = pad_sequence([torch.tensor(target) for target in targets], True, IGNORE).to(model.device)
+        states_BTD = model.decoder_states("generative", model.encode(source_BS), None, shift_right(model, labels_BT))
+        nats += float(cross_entropy(model, states_BTD, labels_BT).sum())
+        size += sum(len(tokenizer.decode(target, skip_special_tokens=False).encode()) for target in targets)
     if not size:
         raise ValueError(f"{data} has no document of more than {PROMPT_TOKENS} tokens")
     return {"documents": len(documents), "bytes": size, "bits_per_byte": nats / size / math.log(2)}

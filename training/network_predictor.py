@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +15,7 @@ from model.tokenizer import QA, SEP, SUMMARY, decode, load_tokenizer
 from training.data.readers import Question
 from training.data.tokenise import context_windows
 
+Item = TypeVar("Item")
 WINDOW_TOKENS = 384
 BATCH = 32
 SUMMARY_TOKENS = 96
@@ -40,29 +43,37 @@ class NetworkPredictor:
 
     def answer(self, questions: Sequence[Question]) -> Iterator[str]:
         """The best span over all windows of each context."""
-        for question in questions:
-            yield self._best_span(question)
+        for batch in batched(questions, BATCH):
+            yield from self._best_spans(batch)
 
     @torch.inference_mode()
-    def _best_span(self, question: Question) -> str:
-        ids = self._tokenizer.encode(question.question, add_special_tokens=False).ids[: WINDOW_TOKENS // 2]
-        context = self._tokenizer.encode(question.context, add_special_tokens=False)
-        head = [QA, *ids, SEP]
-        windows = list(context_windows(len(context.ids), WINDOW_TOKENS - len(head)))
-        source_BS, lengths_B = self._padded([[*head, *context.ids[begin:end]] for begin, end in windows])
+    def _best_spans(self, questions: Sequence[Question]) -> Iterator[str]:
+        texts = [[question.question, question.context] for question in questions]
+        encoded = [self._tokenizer.encode_batch(pair, add_special_tokens=False) for pair in texts]
+        heads = [[QA, *question.ids[: WINDOW_TOKENS // 2], SEP] for question, _ in encoded]
+        windows = [
+            (number, begin, end)
+            for number, (head, (_, context)) in enumerate(zip(heads, encoded, strict=True))
+            for begin, end in context_windows(len(context.ids), WINDOW_TOKENS - len(head))
+        ]
+        rows = [[*heads[number], *encoded[number][1].ids[begin:end]] for number, begin, end in windows]
+        source_BS, lengths_B = self._padded(rows)
+        sizes_B = torch.tensor([len(heads[number]) for number, _, _ in windows], device=lengths_B.device)
         emissions_BS3 = self._model.emissions(self._model.encode(source_BS, lengths_B), lengths_B)
-        bounds_B2 = torch.stack([torch.full_like(lengths_B, len(head)), lengths_B], dim=1)
         # Relative to no span, scores of different windows compare.
-        scores_BSL = self._model.extractive.crf.span_scores(emissions_BS3, bounds_B2)
-        window, start, more = torch.unravel_index(scores_BSL.argmax(), scores_BSL.shape)
-        first = windows[int(window)][0] + int(start) - len(head)
-        begin, end = context.offsets[first][0], context.offsets[first + int(more)][1]
-        return question.context[begin:end].strip()
+        scores_BSL = self._model.extractive.crf.span_scores(emissions_BS3, torch.stack([sizes_B, lengths_B], dim=1))
+        highest_B, places_B = scores_BSL.flatten(1).max(1)
+        candidates = list(zip(highest_B.tolist(), places_B.tolist(), windows, strict=True))
+        for number, question in enumerate(questions):
+            _, place, window = max((each for each in candidates if each[2][0] == number), key=itemgetter(0))
+            start, more = divmod(place, scores_BSL.shape[2])
+            first = window[1] + start - len(heads[number])
+            offsets = encoded[number][1].offsets
+            yield question.context[offsets[first][0] : offsets[first + more][1]].strip()
 
     def summarise(self, texts: Sequence[str]) -> Iterator[str]:
         """The most likely tokens, one by one."""
-        remaining = iter(texts)
-        while batch := list(islice(remaining, BATCH)):
+        for batch in batched(texts, BATCH):
             limit = self._model.config.max_positions - 1
             encodings = self._tokenizer.encode_batch(batch, add_special_tokens=False)
             source_BS, lengths_B = self._padded([[SUMMARY, *each.ids[:limit]] for each in encodings])
@@ -74,3 +85,10 @@ class NetworkPredictor:
         tensors = [torch.tensor(row, device=device) for row in rows]
         lengths_B = torch.tensor([len(row) for row in rows], device=device)
         return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), lengths_B
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of so many items, the last one of what is left; itertools has it from Python 3.12 on."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

@@ -108,6 +108,12 @@ def test_answers_are_parts_of_their_contexts_over_any_number_of_windows(
     assert answer in long.context
 
 
+def test_batch_mates_change_no_answer(predictor: NetworkPredictor, prepared: Path) -> None:
+    found = list(read_questions(prepared / "dev/squad.json"))[:12]
+    found.insert(5, dataclasses.replace(found[0], context=" ".join(WORDS * 20)))
+    assert list(predictor.answer(found)) == [answer for one in found for answer in predictor.answer([one])]
+
+
 def test_summaries_get_finite_figures_from_a_checkpoint(predictor: NetworkPredictor, prepared: Path) -> None:
     figures = evaluate_summaries(predictor, prepared / "dev/dialogsum.jsonl", None)
     assert_finite(figures)
