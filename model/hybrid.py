@@ -26,7 +26,10 @@ class HybridUnit(nn.Module):
     def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None, mask: Tensor | None) -> Tensor:
         """[B,S,D] → [B,S,D]."""
         mixed_BSD = self.attention(hidden_BSD, mask)
-        recurred_BSD = self.recurrence(mixed_BSD, lengths_B)
+        return self.add(hidden_BSD, mixed_BSD, self.recurrence(mixed_BSD, lengths_B))
+
+    def add(self, hidden_BSD: Tensor, mixed_BSD: Tensor, recurred_BSD: Tensor) -> Tensor:
+        """LayerNorm(x + a + BiGRU(a)), from its three parts."""
         return self.norm(hidden_BSD + self.dropout(mixed_BSD + recurred_BSD))
 
 
@@ -40,6 +43,10 @@ class HybridLayer(nn.Module):
 
     def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None, mask: Tensor | None) -> Tensor:
         """[B,S,D] → [B,S,D]."""
+        return self.weigh([unit(hidden_BSD, lengths_B, mask) for unit in self.units])
+
+    def weigh(self, states: list[Tensor]) -> Tensor:
+        """The units' states by their shares, [B,S,D]."""
         shares_U = torch.softmax(self.mix, dim=0)
-        states = [unit(hidden_BSD, lengths_B, mask) * shares_U[index] for index, unit in enumerate(self.units)]
-        return torch.stack(states).sum(0) if len(states) > 1 else states[0]
+        weighed = [state_BSD * share for state_BSD, share in zip(states, shares_U.unbind(), strict=True)]
+        return torch.stack(weighed).sum(0) if len(weighed) > 1 else weighed[0]

@@ -35,6 +35,39 @@ class Neighbours(NamedTuple):
     after: Tensor | None
 
 
+class Blocks(NamedTuple):
+    """How windows lie on a row."""
+
+    block: int
+    halo: int
+    begins_row: bool
+    """Whether the first window has its halo behind, for want of tokens before it."""
+
+
+class Windows(NamedTuple):
+    """What the directions of a recurrence read from left to right: whole rows, or a window for each of their blocks."""
+
+    forward_MWD: Tensor
+    backward_MWD: Tensor
+    """Each window's valid part reversed, by `order_MW`."""
+    order_MW: Tensor
+    batch: int
+    size: int
+    blocks: Blocks | None = None
+
+    def join(self, forward_MWU: Tensor, backward_MWU: Tensor) -> Tensor:
+        """The directions' states on the windows → [B,S,2U], forward states first."""
+        backward_MWU = _Permute.apply(backward_MWU, self.order_MW)
+        if self.blocks is None:
+            return torch.cat([forward_MWU, backward_MWU], dim=-1)
+        block, halo, begins_row = self.blocks
+        states_BNWU = forward_MWU.unflatten(0, (self.batch, -1))
+        first = slice(block) if begins_row else slice(halo, None)
+        own_BNKU = torch.cat([states_BNWU[:, :1, first], states_BNWU[:, 1:, halo:]], dim=1)
+        halves = (own_BNKU, backward_MWU[:, :block])
+        return torch.cat([half.reshape(self.batch, -1, half.shape[-1])[:, : self.size] for half in halves], dim=-1)
+
+
 class BidirectionalRecurrence(nn.Module):
     """One bidirectional layer, D → 2 · units; parameters have the names and shapes of nn.GRU's and nn.LSTM's.
 
@@ -71,29 +104,27 @@ class BidirectionalRecurrence(nn.Module):
         With `neighbours` the rows are a slice of longer ones, S a multiple of the block, and lengths count from the
         slice's beginning: they may be 0 or less, and exceed S.
         """
+        windows = self.windows(hidden_BSD, lengths_B, neighbours)
+        return windows.join(self._recur(windows.forward_MWD, "l0"), self._recur(windows.backward_MWD, "l0_reverse"))
+
+    def windows(
+        self, hidden_BSD: Tensor, lengths_B: Tensor | None = None, neighbours: Neighbours | None = None
+    ) -> Windows:
+        """What the two directions read, both from left to right; arguments as in `forward`."""
         batch, size, _ = hidden_BSD.shape
         if lengths_B is None:
             lengths_B = torch.full((batch,), size, device=hidden_BSD.device)
-        if neighbours is not None:
-            assert self.block is not None
-            assert size % self.block == 0
-            forward_BSU, backward_BSU = self._blocked(hidden_BSD, lengths_B, self.block, *neighbours)
-        elif self.block is None or size <= self.block:
-            forward_BSU = self._recur(hidden_BSD, "l0")
-            backward_BSU = self._recur_backward(hidden_BSD, lengths_B)
-        else:
-            forward_BSU, backward_BSU = self._blocked(hidden_BSD, lengths_B, self.block)
-        return torch.cat([forward_BSU, backward_BSU], dim=-1)
+        if neighbours is None and (self.block is None or size <= self.block):
+            order_BS = _reversed_rows(lengths_B, size)
+            return Windows(hidden_BSD, _Permute.apply(hidden_BSD, order_BS), order_BS, batch, size)
+        assert self.block is not None
+        assert neighbours is None or size % self.block == 0
+        return self._blocked(hidden_BSD, lengths_B, self.block, *(neighbours or Neighbours(None, None)))
 
     def _blocked(
-        self,
-        hidden_BSD: Tensor,
-        lengths_B: Tensor,
-        block: int,
-        before_BHD: Tensor | None = None,
-        after_BHD: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Both directions over N blocks, each direction one call on [B·N, block + halo, D]."""
+        self, hidden_BSD: Tensor, lengths_B: Tensor, block: int, before_BHD: Tensor | None, after_BHD: Tensor | None
+    ) -> Windows:
+        """Both directions over N blocks, [B·N, block + halo, D] each."""
         batch, size, width = hidden_BSD.shape
         count, window = -(-size // block), block + self.halo
         padded = functional.pad(hidden_BSD, (0, 0, 0, count * block - size))
@@ -104,28 +135,24 @@ class BidirectionalRecurrence(nn.Module):
         else:
             first_B1WD = torch.cat([before_BHD[:, None], blocks_BNKD[:, :1]], dim=2)
         others_BNWD = torch.cat([blocks_BNKD[:, :-1, block - self.halo :], blocks_BNKD[:, 1:]], dim=2)
-        windows_BNWD = torch.cat([first_B1WD, others_BNWD], dim=1)
-        states_MWU = self._recur(windows_BNWD.flatten(0, 1), "l0")
-        states_BNWU = states_MWU.view(batch, count, window, self.units)
-        own = slice(block) if before_BHD is None else slice(self.halo, None)
-        own_BNKU = torch.cat([states_BNWU[:, :1, own], states_BNWU[:, 1:, self.halo :]], dim=1)
-        forward_BSU = own_BNKU.reshape(batch, -1, self.units)[:, :size]
+        forward_BNWD = torch.cat([first_B1WD, others_BNWD], dim=1)
 
         if after_BHD is None:
             after_BNHD = functional.pad(blocks_BNKD[:, 1:, : self.halo], (0, 0, 0, 0, 0, 1))
         else:
             after_BNHD = torch.cat([blocks_BNKD[:, 1:, : self.halo], after_BHD[:, None]], dim=1)
-        windows_BNWD = torch.cat([blocks_BNKD, after_BNHD], dim=2)
+        backward_MWD = torch.cat([blocks_BNKD, after_BNHD], dim=2).flatten(0, 1)
         begin_N = torch.arange(count, device=hidden_BSD.device) * block
         valid_M = (lengths_B[:, None] - begin_N).clamp(0, window).flatten()
-        states_MWU = self._recur_backward(windows_BNWD.flatten(0, 1), valid_M)
-        backward_BSU = states_MWU[:, :block].reshape(batch, -1, self.units)[:, :size]
-        return forward_BSU, backward_BSU
-
-    def _recur_backward(self, hidden_BSD: Tensor, lengths_B: Tensor) -> Tensor:
-        """The backward direction over each row's valid part, [B,S,D] → [B,S,units]."""
-        order_BS = _reversed_rows(lengths_B, hidden_BSD.shape[1])
-        return _Permute.apply(self._recur(_Permute.apply(hidden_BSD, order_BS), "l0_reverse"), order_BS)
+        order_MW = _reversed_rows(valid_M, window)
+        return Windows(
+            forward_BNWD.flatten(0, 1),
+            _Permute.apply(backward_MWD, order_MW),
+            order_MW,
+            batch,
+            size,
+            Blocks(block, self.halo, begins_row=before_BHD is None),
+        )
 
     def _recur(self, hidden_BSD: Tensor, suffix: str) -> Tensor:
         """One direction from left to right, one call of the library: [B,S,D] → [B,S,units]."""
@@ -142,9 +169,13 @@ class BidirectionalRecurrence(nn.Module):
                 return library.gru(hidden_BSD.to(dtype), state_1BU, weights, *options)[0]
             return library.lstm(hidden_BSD.to(dtype), (state_1BU, state_1BU), weights, *options)[0]
 
+    def parameters_of(self, suffix: str) -> list[Tensor]:
+        """A direction's `PARAMETERS`; suffix "l0" or "l0_reverse"."""
+        return [getattr(self, f"{name}_{suffix}") for name in PARAMETERS]
+
     def _weights(self, suffix: str, dtype: torch.dtype) -> list[Tensor]:
         """One direction's parameters as views of one buffer: cuDNN would copy scattered ones at each call."""
-        weights = [getattr(self, f"{name}_{suffix}") for name in PARAMETERS]
+        weights = self.parameters_of(suffix)
         flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
         parts = flat.split([weight.numel() for weight in weights])
         return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]

@@ -19,7 +19,7 @@ from model.network import HybridModel
 from model.tokenizer import SPECIAL_TOKENS
 from training.config import ObjectivesSection, OptimizerSection
 from training.data.batches import Batch
-from training.kernels import choose_kernels
+from training.kernels import choose_kernels, join_recurrences
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
 from training.optimizer import Optimizers
@@ -60,6 +60,8 @@ def measure(workload: Workload) -> dict[str, Any]:
     optimizers = Optimizers(network, OptimizerSection(), fused=device.type == "cuda")
     if workload.activation_checkpointing:
         checkpoint_layers(network)
+    else:
+        join_recurrences(network, device)
     if workload.compile:
         compile_layers(network)
     batch = made_up_batch(workload, network.config.vocab_size).to(device)

@@ -20,6 +20,7 @@ from model.network import HybridModel
 from training.chain import split_evenly
 from training.config import Recipe
 from training.data.parts import Part, StepBatch
+from training.kernels import join_recurrences
 from training.memory import checkpoint_layers
 from training.objectives import Losses
 from training.optimizer import Optimizers, gradient_norms
@@ -30,6 +31,8 @@ from training.parallel.stage import Stage, costs_of, units_of
 from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of, divided_parameters
 
 LOWER_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WHOLE_WEIGHTS = 3
+"""ZeRO's stages below this one keep them on every process."""
 WEIGHT = "weight"
 """The entry of a parameter's state that is the parameter itself."""
 
@@ -249,6 +252,8 @@ def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
     stage.to(mesh.device).train()
     if recipe.memory.activation_checkpointing:
         checkpoint_layers(stage.network)
+    elif mesh.sequence.size == 1 and recipe.parallel.zero < WHOLE_WEIGHTS:
+        join_recurrences(stage.network, mesh.device)
     tied = Ring()
     if mesh.pipeline.size > 1:
         with_embedding = [number for number, own in enumerate(ranges) if any(units[i].tokens_pass for i in own)]

@@ -1,17 +1,29 @@
-"""Which of PyTorch's GPU kernels a run uses."""
+"""Which GPU kernels a run uses."""
 
 from __future__ import annotations
 
 import torch
 
+from model.network import HybridModel
+
 
 def choose_kernels() -> None:
     """TF32 for what is computed in float32; attention by any kernel but cuDNN's.
 
-    Seen with PyTorch 2.11 on H100s, where cuDNN's is the default: of a network trained in bfloat16, decoders, whose
-    self-attention takes no mask, learnt heads that read the token before; encoders, whose attention takes a mask of
-    the padding, learnt nothing of the kind in 5,000 steps (docs/training.md). Its gradients under a mask have been
-    wrong before (github.com/pytorch/pytorch/issues/196678).
+    cuDNN's, which PyTorch 2.11 prefers on H100s, has given wrong gradients under a mask
+    (github.com/pytorch/pytorch/issues/196678), and encoders' attention takes one of the padding.
     """
     torch.set_float32_matmul_precision("high")
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def join_recurrences(network: HybridModel, device: torch.device) -> None:
+    """On a GPU, let the hybrid layer's units run their recurrences at once.
+
+    For a process that has the whole layer, its weights whole, and keeps its activations.
+    """
+    if device.type == "cuda":
+        # Triton comes with PyTorch's GPU builds alone.
+        from training.side_by_side import run_units_together
+
+        run_units_together(network)

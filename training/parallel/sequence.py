@@ -158,13 +158,12 @@ class SequenceParallel:
         self, layer: HybridLayer, hidden_BsD: Tensor, lengths_B: Tensor | None, mask: Tensor | None
     ) -> Steps[Tensor]:
         """[B,s,D] → [B,s,D]."""
-        shares_U = torch.softmax(layer.mix, dim=0)
         if self.calls_layers:
             states = [unit(hidden_BsD, lengths_B, mask) for unit in layer.units]
         else:
             units = [self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, mask) for unit in layer.units]
             states = yield from together(units)
-        return torch.stack([state * shares_U[index] for index, state in enumerate(states)]).sum(0)
+        return layer.weigh(states)
 
     def hybrid_unit(
         self, unit: HybridUnit, hidden_BsD: Tensor, lengths_B: Tensor | None, mask: Tensor | None
@@ -174,7 +173,7 @@ class SequenceParallel:
         halo = Halo(self.link, mixed_BsD, unit.recurrence.halo)
         yield
         recurred_BsD = unit.recurrence(mixed_BsD, local_lengths(self.link, mixed_BsD, lengths_B), halo.finish())
-        return unit.norm(hidden_BsD + unit.dropout(mixed_BsD + recurred_BsD))
+        return unit.add(hidden_BsD, mixed_BsD, recurred_BsD)
 
     def _turns(self, rows: Tensor) -> list[slice]:
         """The parts of a batch; a batch without rows is one part, for every rank computes the same graph."""
