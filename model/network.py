@@ -95,12 +95,10 @@ class HybridModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal(0, 0.02) for matrices and tables, 0 for biases; recurrences as PyTorch's, the CRF 0, shares even."""
+        """Normal(0, 0.02) for matrices, 0 for biases, positions sinusoids; recurrences as PyTorch's, the CRF 0."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, DynamicPositions):
-            nn.init.normal_(module.table, std=0.02)
-        elif isinstance(module, BidirectionalRecurrence):
+        elif isinstance(module, (DynamicPositions, BidirectionalRecurrence)):
             module.reset_parameters()
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+RMS = 0.1
+"""Of the table before training: as large as token embeddings are when they are learnt."""
+LONGEST_WAVE = 10_000
+"""Radians that the slowest sinusoid needs more than the fastest, as in Vaswani et al. 2017, 3.5."""
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """Sines, then cosines, of `width / 2` frequencies: [positions, width], of mean square 1/2; `width` is even."""
+    frequency_F = torch.exp(torch.arange(0, width, 2) * (-math.log(LONGEST_WAVE) / width))
+    angle_PF = torch.arange(positions)[:, None] * frequency_F
+    return torch.cat([angle_PF.sin(), angle_PF.cos()], dim=1)
+
 
 class DynamicPositions(nn.Module):
-    """`x + sigmoid(gate(x)) · table[i]`; a row longer than the table has the whole table stretched over it."""
+    """`x + sigmoid(gate(x)) · table[i]`; a row longer than the table has the whole table stretched over it.
+
+    The table begins as sinusoids. From random vectors the encoder never learns to tell neighbours
+    (docs/training.md): it has no causal mask to tell positions by, and the recurrence above it reads order anyway.
+    """
 
     def __init__(self, positions: int, width: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.empty(positions, width))
         self.gate = nn.Linear(width, 1)
-        nn.init.normal_(self.table, std=0.02)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The table's; the gate has its own."""
+        self.table.copy_(sinusoids(*self.table.shape) * (RMS * math.sqrt(2)))
 
     def forward(
         self,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
 from training import scores
 from training.data.readers import read_questions, read_records
-from training.predictors import Predictor
+
+if TYPE_CHECKING:
+    from training.predictors import Predictor  # whose client of a service PyTorch's predictor does without
 
 Item = TypeVar("Item")
 Figures = dict[str, float | int | str]

@@ -4,11 +4,15 @@ Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the update s
 (Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2), as torch.optim.Muon computes it. That one walks
 the matrices one by one: some 4,000 small kernels a step for the student, which is a fifth of a step on an H100. Here
 equal shapes are stacked, and a stack is orthogonalised at once.
+
+A parameter that holds several matrices, one below the other, is taken apart first: queries and keys, whose gradients
+are small beside those of the values at the beginning, would otherwise hardly move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,43 +24,71 @@ RMS_OF_ADAMW = 0.2
 EPSILON = 1e-7
 
 
+class Matrix(NamedTuple):
+    """One matrix of a parameter: views of its weights, gradient and momentum."""
+
+    weight: Tensor
+    gradient: Tensor
+    momentum: Tensor
+
+
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised Nesterov momentum with decoupled weight decay, for matrices only."""
+    """Orthogonalised Nesterov momentum with decoupled weight decay, for matrices only.
+
+    Args:
+        parameters: each [R,C].
+        parts: how many matrices of equal size a parameter holds, one below the other; 1 where it is not named.
+        lr: AdamW's would be alike.
+        momentum: share of the old direction that is kept.
+        weight_decay: share of a weight, times `lr`, that each step takes off.
+    """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        parts: Mapping[Tensor, int] | None = None,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.parts = dict(parts or {})
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.ndim != 2:
-                    raise ValueError(f"Muon takes matrices, got a parameter of shape {tuple(matrix.shape)}")
+            for parameter in group["params"]:
+                if parameter.ndim != 2:
+                    raise ValueError(f"Muon takes matrices, got a parameter of shape {tuple(parameter.shape)}")
+                if parameter.shape[0] % self.parts.get(parameter, 1):
+                    raise ValueError(f"{parameter.shape[0]} rows are not {self.parts[parameter]} equal matrices")
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            stacks: dict[torch.Size, list[Tensor]] = {}
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    stacks.setdefault(matrix.shape, []).append(matrix)
-            for matrices in stacks.values():
-                self._update(matrices, group)
+            stacks: dict[torch.Size, list[Matrix]] = {}
+            for parameter in group["params"]:
+                for matrix in self._matrices(parameter):
+                    stacks.setdefault(matrix.weight.shape, []).append(matrix)
+            for shape, stack in stacks.items():
+                self._update(stack, group, RMS_OF_ADAMW * max(shape) ** 0.5)
 
-    def _update(self, matrices: list[Tensor], group: dict) -> None:
-        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
-        buffers = [self._momentum(matrix) for matrix in matrices]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        nesterov = torch._foreach_lerp(gradients, buffers, group["momentum"])
-        updates = orthogonalise(torch.stack(nesterov)).to(matrices[0].dtype).unbind(0)
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, updates, alpha=-group["lr"] * RMS_OF_ADAMW * max(matrices[0].shape) ** 0.5)
+    def _update(self, stack: list[Matrix], group: dict, scale: float) -> None:
+        weights, gradients, momenta = (list(each) for each in zip(*stack, strict=True))
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        updates = orthogonalise(torch.stack(nesterov)).to(weights[0].dtype).unbind(0)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, updates, alpha=-group["lr"] * scale)
 
-    def _momentum(self, matrix: Tensor) -> Tensor:
-        state = self.state[matrix]
+    def _matrices(self, parameter: nn.Parameter) -> list[Matrix]:
+        if parameter.grad is None:
+            return []
+        state = self.state[parameter]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(matrix)
-        return state["momentum_buffer"]
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        count = self.parts.get(parameter, 1)
+        views = (tensor.chunk(count) for tensor in (parameter, parameter.grad, state["momentum_buffer"]))
+        return [Matrix(*each) for each in zip(*views, strict=True)]
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:

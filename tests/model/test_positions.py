@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.positions import DynamicPositions
+from model.positions import RMS, DynamicPositions
 
 TABLE, WIDTH = 8, 6
 
@@ -19,6 +19,16 @@ def positions() -> DynamicPositions:
 def added(positions: DynamicPositions, embedded: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """The table's rows as they were read: what was added, without the gate."""
     return (positions(embedded, lengths) - embedded) / torch.sigmoid(positions.gate(embedded))
+
+
+def test_the_table_begins_as_sinusoids_in_which_a_distance_looks_alike_everywhere() -> None:
+    table = DynamicPositions(512, 64).table.detach()
+    assert float(table.square().mean().sqrt()) == pytest.approx(RMS, rel=1e-5)
+    likeness = table @ table.T
+    for distance in (0, 1, 2, 5, 50):
+        diagonal = likeness.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=1e-4)
+    assert likeness[100, 100] > likeness[100, 101] > likeness[100, 102] > likeness[100, 150]
 
 
 @torch.no_grad()

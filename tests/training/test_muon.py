@@ -47,6 +47,27 @@ def test_a_single_matrix_of_a_shape_equals_torchs_bit_for_bit() -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize(("rows", "count"), [(192, 3), (128, 2), (256, 4)])
+def test_stacked_matrices_are_updated_as_if_they_were_apart(rows: int, count: int) -> None:
+    (stacked,) = parameters([(rows, 64)])
+    apart = [nn.Parameter(part.detach().clone()) for part in stacked.chunk(count)]
+    one, other = Muon([stacked], parts={stacked: count}, lr=0.02), Muon(apart, lr=0.02)
+    chance = torch.Generator().manual_seed(2)
+    for _ in range(4):
+        stacked.grad = torch.randn(stacked.shape, generator=chance) * torch.linspace(0.01, 1, rows)[:, None]
+        for matrix, part in zip(apart, stacked.grad.chunk(count), strict=True):
+            matrix.grad = part.clone()
+        one.step()
+        other.step()
+    assert torch.equal(stacked.detach(), torch.cat([matrix.detach() for matrix in apart]))
+
+
+def test_rows_that_are_no_equal_matrices_are_refused() -> None:
+    (matrix,) = parameters([(64, 64)])
+    with pytest.raises(ValueError, match="64 rows are not 3 equal matrices"):
+        Muon([matrix], parts={matrix: 3}, lr=0.1)
+
+
 def test_a_matrix_without_a_gradient_stays() -> None:
     first, second = parameters(((32, 32), (32, 32)))
     before = second.detach().clone()

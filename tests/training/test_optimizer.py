@@ -11,7 +11,7 @@ from torch import nn
 from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import OptimizerSection
-from training.optimizer import Optimizers, split_parameters
+from training.optimizer import Optimizers, split_parameters, stacked_matrices
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,16 @@ def test_muon_takes_no_embedding_position_norm_or_bias(network: HybridModel) -> 
     assert {"encoder.layers.0.attention.qkv.weight", "generative.layers.1.feed_forward.up.weight"} <= set(matrices)
     assert {"hybrid.units.0.recurrence.weight_hh_l0", "pointer.copy_query.weight"} <= set(matrices)
     assert {"embedding.weight", "encoder.positions.table", "router.output.weight", "hybrid.mix"} <= set(others)
+
+
+def test_queries_keys_values_and_gates_are_matrices_of_their_own(network: HybridModel) -> None:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = {names[id(parameter)]: count for parameter, count in stacked_matrices(network).items()}
+    assert found["encoder.layers.0.attention.qkv.weight"] == 3
+    assert found["pointer.layers.0.cross_attention.kv.weight"] == 2
+    assert found["hybrid.units.1.recurrence.weight_hh_l0_reverse"] == 3
+    assert found["extractive.recurrence.weight_ih_l0"] == 4
+    assert not [name for name in found if "bias" in name or "feed_forward" in name or "out" in name]
 
 
 def test_what_needs_no_gradient_is_left_out() -> None:
