@@ -7,14 +7,15 @@ something else for an hour.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
+
+from training.tables import from_table
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 OPTIMIZERS = ("muon", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
-Section = TypeVar("Section")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -309,47 +310,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def parse_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from nested tables; ValueError for unknown, missing or wrong keys."""
-    return _build(Recipe, values, "")
-
-
-def parse_section(kind: type[Section], values: dict[str, Any]) -> Section:
-    """A dataclass from a table, checked like a recipe's sections."""
-    section: Section = _build(kind, values, "")
-    return section
-
-
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    hints = get_type_hints(kind)
-    known = {item.name: hints[item.name] for item in fields(kind)}
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"unknown {where or 'section '}{unknown[0]}; known are {', '.join(sorted(known))}")
-    for item in fields(kind):
-        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise ValueError(f"{where or 'section '}{item.name} is missing")
-    arguments = {}
-    for name, value in values.items():
-        expected = known[name]
-        if is_dataclass(expected):
-            if not isinstance(value, dict):
-                raise ValueError(f"[{name}] must be a table, got {value!r}")
-            arguments[name] = _build(expected, value, f"{name}.")  # type: ignore[arg-type]
-        else:
-            arguments[name] = _convert(value, expected, f"{where}{name}")
-    return kind(**arguments)
-
-
-def _convert(value: Any, expected: Any, name: str) -> Any:
-    """`value` as the field's type; TOML has integers where a float is meant, and no paths."""
-    options = getattr(expected, "__args__", (expected,)) if "|" in str(expected) else (expected,)
-    for option in options:
-        if option is Path and isinstance(value, str):
-            return Path(value)
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        base = getattr(option, "__origin__", option)
-        if isinstance(value, base) and not (base is int and isinstance(value, bool)):
-            return value
-    raise ValueError(f"{name} must be {' or '.join(getattr(o, '__name__', str(o)) for o in options)}, got {value!r}")
+    return from_table(Recipe, values)
 
 
 def _at_least(section: Any, name: str, smallest: int) -> None:

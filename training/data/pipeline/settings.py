@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.config import parse_section
+from training.tables import from_table
 
 EXECUTORS = ("local", "ray", "slurm")
 
@@ -104,7 +104,7 @@ class AugmentSettings:
         for language, models in sorted(self.pivots.items()):
             if not isinstance(models, dict):
                 raise ValueError(f"[augment.pivots.{language}] must be a table of forward and backward, got {models!r}")
-            found.append(parse_section(Pivot, {"language": language, **models}))
+            found.append(from_table(Pivot, {"language": language, **models}))
         return found
 
 
@@ -148,7 +148,7 @@ def load_settings(path: Path | None, *, workers: int | None = None, executor: st
     given = {"workers": workers, "kind": executor}
     values["executor"] = values.get("executor", {}) | {k: v for k, v in given.items() if v is not None}
     try:
-        return parse_section(DataSettings, values)
+        return from_table(DataSettings, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if path else str(error)) from error
 
