@@ -49,6 +49,7 @@ def recur(recurrences: list[BidirectionalRecurrence], inputs: list[Tensor], leng
             weights.append(among_GU)
             biases.append(inner_U)
     gates_NWMG = torch.stack(gates)
+    del gates  # as large again
     dtype = gates_NWMG.dtype
     states_NWMU = recur_together(gates_NWMG, torch.stack(weights).to(dtype), torch.stack(biases).to(dtype))
     states_NMWU = states_NWMU.transpose(1, 2)
