@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 RMS = 0.1
 """Of the table before training: as large as token embeddings are when they are learnt."""
-LONGEST_WAVE = 10_000
-"""Radians that the slowest sinusoid needs more than the fastest, as in Vaswani et al. 2017, 3.5."""
+SLOWEST = 1_000
+"""How much slower the slowest sinusoid is than the fastest: it turns once in 6,283 tokens. Vaswani et al. 2017, 3.5,
+have 10,000; a quarter of those hardly change over a table of 2,048 positions."""
 
 
 def sinusoids(positions: int, width: int) -> Tensor:
-    """Sines, then cosines, of `width / 2` frequencies: [positions, width], of mean square 1/2; `width` is even."""
-    frequency_F = torch.exp(torch.arange(0, width, 2) * (-math.log(LONGEST_WAVE) / width))
+    """Sines, then cosines, of `width / 2` frequencies, which is a whole number: [positions, width], mean square 1/2."""
+    frequency_F = torch.exp(torch.arange(0, width, 2) * (-math.log(SLOWEST) / width))
     angle_PF = torch.arange(positions)[:, None] * frequency_F
     return torch.cat([angle_PF.sin(), angle_PF.cos()], dim=1)
 
