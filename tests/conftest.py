@@ -49,7 +49,7 @@ def nano_model() -> HybridModel:
                 parameter.fill_(15)
             elif name == "embedding.weight":
                 parameter.mul_(torch.exp(0.3 * torch.randn(len(parameter), 1)))
-            elif "norm" not in name and "recurrence" not in name:
+            elif not any(part in name for part in ("norm", "recurrence", "positions.table")):
                 parameter.mul_(5)
     return model
 
