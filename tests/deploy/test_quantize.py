@@ -96,8 +96,10 @@ def test_eight_bits_compute_with_exactly_the_weights_they_are_restored_to(nano_b
     for lengths in TRIALS:
         feeds = random_feeds(dequantised, 32_000, list(lengths))
         for expected, found in zip(dequantised.run(None, feeds), quantised.run(None, feeds), strict=True):
-            spread = max(float(expected.std()), 0.1)
-            assert np.sqrt(np.square(found - expected).mean()) < 0.1 * spread
+            # The pointer's log probabilities lie at its floor, but for a few.
+            live = expected > expected.min() + 0.1
+            spread = max(float(expected[live].std()), 0.1)
+            assert np.sqrt(np.square(found - expected)[live].mean()) < 0.1 * spread
             assert np.abs(found - expected).max() < 0.5 * spread
 
 
