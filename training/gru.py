@@ -106,18 +106,24 @@ def _tanh(x):
     return 2 * _sigmoid(2 * x) - 1
 
 
+@triton.jit
+def _tile(step, steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr):
+    """Which recurrence, its states of this tile and those of the first step through a product; which rows there are,
+    where they stand among all at this step, and where this tile's states stand in what is carried."""
+    one = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    unit = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    place = (one * steps + step) * rows + row
+    own = (one * rows + row)[:, None] * UNITS + unit[None, :]
+    return one, unit, tl.arange(0, TILE), (row < rows)[:, None], place, own
+
+
 @triton.jit(do_not_specialize=["step"])
 def _forward_step(
     gates, weight, bias, states, kept, carried, step,
     steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    one = tl.program_id(2).to(tl.int64)
-    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    unit = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    inner = tl.arange(0, TILE)
-    there = (row < rows)[:, None]
-    place = (one * steps + step) * rows + row  # of a row at this step, among all
-    own = (one * rows + row)[:, None] * UNITS + unit[None, :]
+    one, unit, inner, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
 
     reset = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     update = tl.full((TILE_ROWS, TILE), 0, tl.float32)
@@ -152,13 +158,7 @@ def _backward_step(
     wanted, weight, states, kept, gates, carried, step,
     steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    one = tl.program_id(2).to(tl.int64)
-    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    unit = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    inner = tl.arange(0, TILE)
-    there = (row < rows)[:, None]
-    place = (one * steps + step) * rows + row
-    own = (one * rows + row)[:, None] * UNITS + unit[None, :]
+    one, unit, inner, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
     dtype = states.dtype.element_ty
 
     slope = tl.load(wanted + place[:, None] * UNITS + unit[None, :], there, 0.0).to(tl.float32)
