@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SIZES = ("pipeline", "data", "sequence", "tensor")
+DIVIDED_BY_TENSOR = ("num_heads", "encoder_ffn", "decoder_ffn", "vocab_size")
+"""Sizes of a network that tensor parallelism divides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,3 +35,13 @@ class Layout:
     def __str__(self) -> str:
         sizes = f"data {self.data} × tensor {self.tensor} × pipeline {self.pipeline} × sequence {self.sequence}"
         return f"{sizes}, ZeRO-{self.zero}"
+
+
+def undivided(network: object, tensor: int) -> str | None:
+    """The first of the sizes to be divided that so many tensor-parallel processes do not divide; None where all do."""
+    return next((name for name in DIVIDED_BY_TENSOR if getattr(network, name) % tensor), None)
+
+
+def tensor_sizes(network: object, limit: int) -> list[int]:
+    """Numbers of tensor-parallel processes, up to `limit`, that divide all there is to divide."""
+    return [size for size in range(1, limit + 1) if undivided(network, size) is None]

@@ -6,7 +6,7 @@ import math
 
 from model.configuration import HybridConfig
 from training.config import Recipe
-from training.layout import Layout
+from training.layout import Layout, tensor_sizes, undivided
 
 
 def lay_out(recipe: Recipe, config: HybridConfig, world_size: int) -> Layout:
@@ -51,12 +51,10 @@ def _misfit(recipe: Recipe, world_size: int) -> str:
 
 
 def _check_tensor(config: HybridConfig, tensor: int) -> None:
-    names = ("num_heads", "encoder_ffn", "decoder_ffn", "vocab_size")
-    if wrong := [name for name in names if getattr(config, name) % tensor]:
-        common = math.gcd(*(getattr(config, name) for name in names))
+    if name := undivided(config, tensor):
         raise ValueError(
-            f"parallel.tensor = {tensor} does not divide {wrong[0]} = {getattr(config, wrong[0])} of preset "
-            f"{config.preset!r}: choose one of {', '.join(map(str, _divisors(common)))}"
+            f"parallel.tensor = {tensor} does not divide {name} = {getattr(config, name)} of preset "
+            f"{config.preset!r}: choose one of {', '.join(map(str, tensor_sizes(config, config.num_heads)))}"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.layout import Layout
+from training.layout import Layout, tensor_sizes, undivided
 from training.planning.hardware import Cluster, Link
 from training.planning.workload import Network, Work
 
@@ -101,15 +101,10 @@ def check_layout(config: Network, work: Work, layout: PricedLayout, gpus: int) -
             f"{layout.data} data × {layout.tensor} tensor × {layout.pipeline} pipeline × {layout.sequence} sequence = "
             f"{layout.world_size} does not make {gpus} GPUs: {mend}"
         )
-    for name, size in (
-        ("num_heads", config.num_heads),
-        ("encoder_ffn", config.encoder_ffn),
-        ("decoder_ffn", config.decoder_ffn),
-        ("vocab_size", config.vocab_size),
-    ):
-        if size % layout.tensor:
-            fitting = ", ".join(map(str, tensor_sizes(config, config.num_heads)))
-            raise ValueError(f"tensor = {layout.tensor} does not divide {name} = {size}: choose from {fitting}")
+    if name := undivided(config, layout.tensor):
+        fitting = ", ".join(map(str, tensor_sizes(config, config.num_heads)))
+        size = getattr(config, name)
+        raise ValueError(f"tensor = {layout.tensor} does not divide {name} = {size}: choose from {fitting}")
     if layout.pipeline > config.layers:
         raise ValueError(
             f"pipeline = {layout.pipeline} exceeds the {config.layers} layers: a stage would have no parameters"
@@ -121,12 +116,6 @@ def check_layout(config: Network, work: Work, layout: PricedLayout, gpus: int) -
             f"and {work.source_tokens} source tokens into whole recurrent blocks of {config.recurrent_block}: "
             f"choose from {fitting}"
         )
-
-
-def tensor_sizes(config: Network, limit: int) -> list[int]:
-    """Numbers of tensor ranks, up to `limit`, that divide heads, inner widths and vocabulary."""
-    sizes = (config.num_heads, config.encoder_ffn, config.decoder_ffn, config.vocab_size)
-    return [n for n in range(1, limit + 1) if not any(size % n for size in sizes)]
 
 
 def sequence_fits(config: Network, work: Work, tensor: int, sequence: int) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from training.layout import tensor_sizes
 from training.planning.hardware import Cluster
-from training.planning.layout import PricedLayout, check_layout, micro_batches, sequence_fits, tensor_sizes
+from training.planning.layout import PricedLayout, check_layout, micro_batches, sequence_fits
 from training.planning.pricing import Draft, Job, Price, draft, price
 from training.planning.stages import SPLITS
 
