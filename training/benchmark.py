@@ -49,8 +49,51 @@ class Workload:
         return self.rows * (self.source_tokens + self.target_tokens)
 
 
-def measure(workload: Workload) -> dict[str, Any]:
-    """Run the steps; seconds of each, and bytes of memory: what stands between steps, and a step's own at its peak."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What was found."""
+
+    workload: Workload
+    parameters: int
+    loss: float
+    """After the last step."""
+    step_s: list[float]
+    flops_per_step: float
+    peak_flops: float | None
+    """Of the device, by its vendor; None where it is not known."""
+    cudnn_attention: bool
+    warmup_s: float
+    activation_peak_bytes: int | None
+    """A step's own memory at its peak, gradients not counted; None where the device does not tell, as below."""
+    peak_bytes: int | None
+    device: str
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the median step."""
+        return self.workload.tokens / statistics.median(self.step_s)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the raw results hold."""
+        found = asdict(self)
+        peak, device = found.pop("peak_flops"), found.pop("device")
+        return {
+            **found.pop("workload"),
+            **found,
+            "tokens_per_step": self.workload.tokens,
+            "tokens_per_s": self.tokens_per_s,
+            "mfu": None if peak is None else self.flops_per_step / statistics.median(self.step_s) / peak,
+            "machine": {
+                "device": device,
+                "torch": str(torch.__version__),
+                "cuda": torch.version.cuda,
+                "python": platform.python_version(),
+            },
+        }
+
+
+def measure(workload: Workload) -> Measurement:
+    """Run the steps."""
     device = pick_device("auto")
     torch.manual_seed(0)
     choose_kernels()
@@ -83,28 +126,20 @@ def measure(workload: Workload) -> dict[str, Any]:
             warmup_s = time.perf_counter() - began_s
         if step >= workload.warmup_steps:
             seconds.append(time.perf_counter() - started_s)
-    flops, peak = training_flops(network.config, work_of(batch)), peak_flops(_device_name(device))
     gradients = sum(each.numel() * each.element_size() for each in network.parameters() if each.requires_grad)
-    return {
-        **asdict(workload),
-        "parameters": sum(each.numel() for each in network.parameters()),
-        "tokens_per_step": workload.tokens,
-        "loss": float(loss.detach()),
-        "step_s": seconds,
-        "tokens_per_s": workload.tokens / statistics.median(seconds),
-        "flops_per_step": flops,
-        "mfu": None if peak is None else flops / statistics.median(seconds) / peak,
-        "cudnn_attention": torch.backends.cuda.cudnn_sdp_enabled(),
-        "warmup_s": warmup_s,
-        "activation_peak_bytes": max(activations) - gradients if device.type == "cuda" else None,
-        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
-        "machine": {
-            "device": _device_name(device),
-            "torch": str(torch.__version__),
-            "cuda": torch.version.cuda,
-            "python": platform.python_version(),
-        },
-    }
+    return Measurement(
+        workload=workload,
+        parameters=sum(each.numel() for each in network.parameters()),
+        loss=float(loss.detach()),
+        step_s=seconds,
+        flops_per_step=training_flops(network.config, work_of(batch)),
+        peak_flops=peak_flops(_device_name(device)),
+        cudnn_attention=torch.backends.cuda.cudnn_sdp_enabled(),
+        warmup_s=warmup_s,
+        activation_peak_bytes=max(activations) - gradients if device.type == "cuda" else None,
+        peak_bytes=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        device=_device_name(device),
+    )
 
 
 def made_up_batch(workload: Workload, vocabulary: int) -> Batch:

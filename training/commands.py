@@ -66,8 +66,8 @@ def measure(
     )
     result = run(workload)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"{output}: {result['tokens_per_s']:,.0f} tokens/s on {result['machine']['device']}")
+    output.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"{output}: {result.tokens_per_s:,.0f} tokens/s on {result.device}")
 
 
 @evaluate_app.command()

@@ -31,9 +31,9 @@ def test_every_token_of_the_batch_is_computed() -> None:
 def test_steps_learn_and_are_all_reported() -> None:
     one = measure(SMALL)
     more = measure(Workload(preset="nano", rows=3, source_tokens=40, target_tokens=16, steps=12, warmup_steps=1))
-    assert len(more["step_s"]) == 12
-    assert min(more["step_s"]) > 0
-    assert more["loss"] < one["loss"]
+    assert len(more.step_s) == 12
+    assert min(more.step_s) > 0
+    assert more.loss < one.loss
 
 
 def test_checkpointed_layers_give_the_same_loss_and_gradients_and_keep_less() -> None:
