@@ -11,13 +11,14 @@ import torch
 from tokenizers import Tokenizer
 
 from model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from tests.training.tiny_corpora import write_corpora
+from tests.training.tiny_corpora import MIXTURE, write_corpora
 from training.config import Recipe, load_recipe
 from training.data.prepare import prepare, tokenizer_texts
 from training.train import train
 
 WINDOW = 128
-RECIPE = """
+RECIPE = (
+    """
 [model]
 preset = "nano"
 
@@ -34,15 +35,9 @@ source_tokens = 128
 target_tokens = 24
 summary_tokens = 24
 
-[mixture]
-begin = 5
-end = 15
-qa_early = {{ cloze = 1.0 }}
-qa_late = {{ squad = 0.5, squad_subset = 0.2, xquad_zh = 0.2, cloze = 0.1 }}
-summary_early = {{ lead = 0.7, dialogsum = 0.3 }}
-summary_late = {{ dialogsum = 1.0 }}
-instruction = {{ alpaca = 1.0 }}
-
+"""
+    + MIXTURE
+    + """
 [objectives]
 task_token_dropout = 0.5
 
@@ -57,6 +52,7 @@ precision = "fp32"
 log_every = 1
 checkpoint_every = 5
 """
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

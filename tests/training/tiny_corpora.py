@@ -13,6 +13,17 @@ from typing import Any
 
 from training.data.splits import held_out_articles, is_held_out
 
+MIXTURE = """[mixture]
+begin = 5
+end = 15
+qa_early = {{ cloze = 1.0 }}
+qa_late = {{ squad = 0.5, squad_subset = 0.2, xquad_zh = 0.2, cloze = 0.1 }}
+summary_early = {{ lead = 0.7, dialogsum = 0.3 }}
+summary_late = {{ dialogsum = 1.0 }}
+instruction = {{ alpaca = 1.0 }}
+"""
+"""Of a recipe that `str.format` completes: what is learnt when."""
+
 _WORDS = """
     river bridge winter market signal copper engine garden harbour letter mountain village teacher island painter
     glass window forest stone silver summer traffic mirror basket candle thunder orchard meadow lantern quarry

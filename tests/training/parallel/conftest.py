@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.training.parallel.launching import launch
+from tests.training.tiny_corpora import MIXTURE
 from training.config import Recipe, load_recipe
 from training.data.prepare import prepare
 from training.train import train
 
 STEPS = 10
-RECIPE = """
+RECIPE = (
+    """
 [model]
 preset = "nano"
 overrides = {{ dropout = {dropout} }}
@@ -38,15 +40,9 @@ rows = 4
 source_tokens = 96
 target_tokens = 16
 
-[mixture]
-begin = 5
-end = 15
-qa_early = {{ cloze = 1.0 }}
-qa_late = {{ squad = 0.5, squad_subset = 0.2, xquad_zh = 0.2, cloze = 0.1 }}
-summary_early = {{ lead = 0.7, dialogsum = 0.3 }}
-summary_late = {{ dialogsum = 1.0 }}
-instruction = {{ alpaca = 1.0 }}
-
+"""
+    + MIXTURE
+    + """
 [objectives]
 task_token_dropout = 0.5
 qa_weight = 0.1
@@ -68,6 +64,7 @@ precision = "fp32"
 log_every = 1
 checkpoint_every = {checkpoint_every}
 """
+)
 
 WriteRecipe = Callable[..., Path]
 """Writes a recipe named by its first argument, [parallel] by its second; other fields by keyword."""
