@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from model.rotary import Rotation, make_rotation, rotate
 
 
 def token_mask(lengths_B: Tensor, size: int) -> Tensor:
@@ -17,6 +21,19 @@ def key_mask(lengths_B: Tensor | None, size: int) -> Tensor | None:
     return None if lengths_B is None else token_mask(lengths_B, size)[:, None, None]
 
 
+class Places(NamedTuple):
+    """Where the tokens of a source's rows are, for the attention of the rows to themselves."""
+
+    mask: Tensor | None
+    """Which keys may be read, as `key_mask` makes it."""
+    rotation: Rotation
+
+
+def source_places(lengths_B: Tensor | None, size: int, width: int, device: torch.device) -> Places:
+    """Of rows of `size` positions, for heads of a width."""
+    return Places(key_mask(lengths_B, size), make_rotation(size, width, device))
+
+
 def split_heads(hidden_BSD: Tensor, heads: int) -> Tensor:
     """[B,S,D] → [B,H,S,E]."""
     return hidden_BSD.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -27,8 +44,14 @@ def merge_heads(mixed_BHSE: Tensor) -> Tensor:
     return mixed_BHSE.transpose(1, 2).flatten(2)
 
 
+def mix(query: Tensor, key: Tensor, value: Tensor, places: Places) -> Tensor:
+    """What whole rows of a source make of their queries, keys and values, each [B,H,S,E] → [B,H,S,E]."""
+    query, key = rotate(query, places.rotation), rotate(key, places.rotation)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=places.mask)
+
+
 class SelfAttention(nn.Module):
-    """Attention of rows to themselves."""
+    """Attention of rows to themselves: of a source's, whose queries and keys are turned by their place, or causal."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -36,10 +59,13 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden_BSD: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        """[B,S,D] → [B,S,D]; `mask` as `key_mask` makes it."""
+    def forward(self, hidden_BSD: Tensor, places: Places | None = None) -> Tensor:
+        """[B,S,D] → [B,S,D]; without places, causal."""
         query, key, value = self.projected(hidden_BSD)
-        mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        if places is None:
+            mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            mixed_BHSE = mix(query, key, value, places)
         return self.out(merge_heads(mixed_BHSE))
 
     def step(self, hidden_B1D: Tensor, keys_BHTE: Tensor, values_BHTE: Tensor, position: int) -> Tensor:

@@ -54,7 +54,7 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, memory_BSD: Tensor, mask: Tensor | None) -> Tensor:
         """[B,T,D] → [B,T,D]."""
-        hidden_BTD = hidden_BTD + self.dropout(self.self_attention(self.self_norm(hidden_BTD), causal=True))
+        hidden_BTD = hidden_BTD + self.dropout(self.self_attention(self.self_norm(hidden_BTD)))
         hidden_BTD = hidden_BTD + self.dropout(self.cross_attention(self.cross_norm(hidden_BTD), memory_BSD, mask))
         return hidden_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_BTD)))
 

@@ -41,7 +41,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import model.losses
-from model.attention import key_mask
+from model.attention import Places, key_mask, source_places
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
 from model.encoder import Encoder
@@ -127,13 +127,13 @@ class HybridModel(PreTrainedModel):
 
     def encode(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Token ids [B,S] → memory [B,S,D], which every head reads."""
-        mask = self.source_mask(lengths, input_ids.shape[1])
-        hidden_BSD = self.encoder(self.embedding(input_ids), lengths, mask)
-        return self.hybrid(hidden_BSD, lengths, mask)
+        places = self.source_places(lengths, input_ids.shape[1])
+        hidden_BSD = self.encoder(self.embedding(input_ids), lengths, places)
+        return self.hybrid(hidden_BSD, lengths, places)
 
-    def source_mask(self, lengths: Tensor | None, size: int) -> Tensor | None:
-        """What may be read of rows of `size` tokens, as `key_mask` makes it."""
-        return key_mask(lengths, size)
+    def source_places(self, lengths: Tensor | None, size: int) -> Places:
+        """Where the tokens of rows of `size` are."""
+        return source_places(lengths, size, self.config.d_model // self.config.num_heads, self.device)
 
     def logits(self, states: Tensor) -> Tensor:
         """The tied output layer: states […,D] → […,V]."""

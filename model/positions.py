@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-RMS = 0.1
-"""Of the table before training: as large as token embeddings are when they are learnt."""
+RMS = 1.0
+"""Of the table before training: as large as token embeddings are, times √D, when they are learnt."""
 SLOWEST = 1_000
 """How much slower the slowest sinusoid is than the fastest: it turns once in 6,283 tokens. Vaswani et al. 2017, 3.5,
 have 10,000; a quarter of those hardly change over a table of 2,048 positions."""
@@ -22,10 +22,10 @@ def sinusoids(positions: int, width: int) -> Tensor:
 
 
 class DynamicPositions(nn.Module):
-    """`x + sigmoid(gate(x)) · table[i]`; a row longer than the table has the whole table stretched over it.
+    """`√D·x + sigmoid(gate(x)) · table[i]`; a row longer than the table has the whole table stretched over it.
 
-    The table begins as sinusoids. From random vectors the encoder never learns to tell neighbours
-    (docs/training.md): it has no causal mask to tell positions by, and the recurrence above it reads order anyway.
+    The table begins as sinusoids, in which a distance looks alike everywhere, and embeddings enter times √D: as small as
+    they are, the first layer would bury them and their positions (docs/training.md).
     """
 
     def __init__(self, positions: int, width: int) -> None:
@@ -68,7 +68,8 @@ class DynamicPositions(nn.Module):
         return self._add(embedded_B1D, self.table[position])
 
     def _add(self, embedded_BSD: Tensor, positions: Tensor) -> Tensor:
-        return embedded_BSD + torch.sigmoid(self.gate(embedded_BSD)) * positions
+        scale = math.sqrt(embedded_BSD.shape[-1])
+        return embedded_BSD * scale + torch.sigmoid(self.gate(embedded_BSD)) * positions
 
     def _stretched(self, begin: int, size: int, lengths_B: Tensor) -> Tensor:
         """Table rows at i·(P-1)/(length-1) [B,S,D], interpolated; rows that fit the table read it plainly."""

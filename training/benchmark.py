@@ -42,6 +42,8 @@ class Workload:
     activation_checkpointing: bool = False
     steps: int = 10
     warmup_steps: int = 5
+    remark: str = ""
+    """What a table should say of it beside."""
 
     @property
     def tokens(self) -> int:

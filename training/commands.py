@@ -50,6 +50,7 @@ def measure(
     steps: Annotated[int, typer.Option(help="Steps measured.", min=1)] = 10,
     compile_layers: Annotated[bool, typer.Option("--compile", help="torch.compile the layers.")] = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.")] = False,
+    remark: Annotated[str, typer.Option(help="What the table should say of this run beside its options.")] = "",
 ) -> None:
     """Measure training steps on made-up tokens: throughput, and memory."""
     from training.benchmark import Workload
@@ -63,6 +64,7 @@ def measure(
         steps=steps,
         compile=compile_layers,
         activation_checkpointing=checkpointing,
+        remark=remark,
     )
     result = run(workload)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,9 @@ from model.network import HybridModel
 
 
 def choose_kernels() -> None:
-    """TF32 for what is computed in float32; attention by any kernel but cuDNN's.
-
-    cuDNN's, which PyTorch 2.11 prefers on H100s, has given wrong gradients under a mask
-    (github.com/pytorch/pytorch/issues/196678), and encoders' attention takes one of the padding.
-    """
+    """TF32 for what is computed in float32. PyTorch chooses attention's kernel: on an H100 cuDNN's, which is right
+    (docs/results/attention-gradients.json) and the fastest."""
     torch.set_float32_matmul_precision("high")
-    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def join_recurrences(network: HybridModel, device: torch.device) -> None:

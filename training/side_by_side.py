@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.attention import Places
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
 from model.recurrence import BidirectionalRecurrence
@@ -27,11 +28,11 @@ def run_units_together(network: HybridModel) -> None:
         vars(layer)["forward"] = partial(_forward, layer)
 
 
-def _forward(layer: HybridLayer, hidden_BSD: Tensor, lengths_B: Tensor | None, mask: Tensor | None) -> Tensor:
+def _forward(layer: HybridLayer, hidden_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
     """[B,S,D] → [B,S,D], as the layer's own."""
     units = [cast("HybridUnit", unit) for unit in layer.units]
     recurrences = [unit.recurrence for unit in units]
-    mixed = [unit.attention(hidden_BSD, mask) for unit in units]
+    mixed = [unit.attention(hidden_BSD, places) for unit in units]
     recurred = recur(recurrences, mixed, lengths_B)
     return layer.weigh([unit.add(hidden_BSD, *parts) for unit, *parts in zip(units, mixed, recurred, strict=True)])
 

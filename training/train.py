@@ -183,8 +183,9 @@ def _own_slice(batch: Batch, mesh: Mesh, config: HybridConfig) -> Batch:
 
 
 def compile_layers(network: HybridModel) -> None:
-    """Compile what repeats: one graph serves all layers of a kind."""
-    for layers in (network.encoder.layers, network.generative.layers, network.pointer.layers):
+    """Compile what repeats, one graph for all layers of a kind; of hybrid units the attention alone."""
+    attentions = [unit.attention for unit in getattr(network.hybrid, "units", [])]  # another stage may hold them
+    for layers in (network.encoder.layers, attentions, network.generative.layers, network.pointer.layers):
         for layer in layers:
             layer.compile()
     model.losses.token_losses = torch.compile(model.losses.token_losses)

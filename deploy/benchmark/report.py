@@ -72,12 +72,13 @@ def training_table(results: Iterable[dict[str, Any]]) -> str:
     rows = [TRAINING_HEADER]
     for result in results:
         seconds = np.array(result["step_s"])
-        ways = [name for name in ("compile", "activation_checkpointing") if result[name]]
+        ways = [name.replace("_", " ") for name in ("compile", "activation_checkpointing") if result[name]] or ["eager"]
+        ways += [remark] if (remark := result.get("remark")) else []
         activations, mfu = result["activation_peak_bytes"], result["mfu"]
         rows.append(
             f"| {result['preset']}, {result['machine']['device']} "
             f"| {result['rows']} × ({result['source_tokens']} + {result['target_tokens']}) "
-            f"| {', '.join(ways).replace('_', ' ') or 'eager'} | {result['tokens_per_s'] / 1e3:.0f} "
+            f"| {', '.join(ways)} | {result['tokens_per_s'] / 1e3:.0f} "
             f"| {np.median(seconds) * 1e3:.0f} ({seconds.min() * 1e3:.0f} – {seconds.max() * 1e3:.0f}) "
             f"| {'–' if mfu is None else f'{mfu:.1%}'} "
             f"| {'–' if activations is None else f'{activations / 1e9:.1f}'} |"

@@ -7,6 +7,7 @@ equal results.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,13 @@ MASKED = -1e9
 """Added to the scores of padding: its weight is exactly 0 in float32, and no sum overflows."""
 
 
+ROTARY_BASE = 10_000
+"""As in `model/rotary.py`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Padding:
-    """Which positions of the rows are tokens, in the forms that the operators ask for."""
+class Places:
+    """What attention over whole rows has to know of them, in the forms that the operators ask for."""
 
     lengths: Value
     """INT32 [B]."""
@@ -29,14 +34,26 @@ class Padding:
     bias: Value
     """FP32 [B,1,1,S], 0 at tokens, MASKED at padding; empty name where only fused operators read lengths."""
 
+    cosine: Value
+    """FP32 [S,E/2]: of the angles by which queries and keys are turned."""
 
-def padding(builder: GraphBuilder, lengths_B: Value, size: Value) -> Padding:
-    """Padding of rows of `size` positions."""
-    if builder.fusion:
-        return Padding(lengths=lengths_B, bias=NONE)
-    inside_BS = is_token(builder, lengths_B, size)
-    zero, masked = builder.constant(0.0, np.float32), builder.constant(MASKED, np.float32)
-    return Padding(lengths=lengths_B, bias=builder.unsqueeze(builder.where(inside_BS, zero, masked), 1, 2))
+    sine: Value
+
+
+def source_places(builder: GraphBuilder, lengths_B: Value, size: Value, head_width: int) -> Places:
+    """Of rows of `size` positions."""
+    bias = NONE
+    if not builder.fusion:
+        inside_BS = is_token(builder, lengths_B, size)
+        zero, masked = builder.constant(0.0, np.float32), builder.constant(MASKED, np.float32)
+        bias = builder.unsqueeze(builder.where(inside_BS, zero, masked), 1, 2)
+    planes = head_width // 2
+    frequency_F = np.exp(np.arange(planes) * (-math.log(ROTARY_BASE) / planes)).astype(np.float32)
+    place_S1 = builder.unsqueeze(builder.cast(builder.range(size), TensorProto.FLOAT), 1)
+    # A constant, not a weight: `load_bundle_model` has no parameter for it.
+    angle_SF = builder.mul(place_S1, builder.initializer("constant.rotary.frequencies", frequency_F))
+    cosine, sine = builder.op("Cos", angle_SF)[0], builder.op("Sin", angle_SF)[0]
+    return Places(lengths=lengths_B, bias=bias, cosine=cosine, sine=sine)
 
 
 def is_token(builder: GraphBuilder, lengths_B: Value, size: Value) -> Value:
@@ -45,29 +62,47 @@ def is_token(builder: GraphBuilder, lengths_B: Value, size: Value) -> Value:
     return builder.less(builder.unsqueeze(builder.range(size), 0), lengths_B1)
 
 
-def self_attention(builder: GraphBuilder, hidden_BSD: Value, rows: Padding, key: str, *, heads: int) -> Value:
+def self_attention(builder: GraphBuilder, hidden_BSD: Value, places: Places, key: str, *, heads: int) -> Value:
     """Bidirectional attention of the module `key` (`qkv` and `out`), [B,S,D] → [B,S,D]."""
     width = builder.weights_of(f"{key}.out.weight").shape[0]
     qkv_BS3D = linear(builder, hidden_BSD, f"{key}.qkv")
     parts = builder.split(qkv_BS3D, [width] * 3)
     if builder.fusion:
-        mixed_BSD = builder.fused("MultiHeadAttention", *parts, NONE, rows.lengths, num_heads=heads)[0]
+        mixed_BSD = _fused_attention(builder, parts, places, heads)
     else:
-        mixed_BSD = _plain_attention(builder, parts, rows.bias, heads, width)
+        mixed_BSD = _plain_attention(builder, parts, places, heads, width)
     return linear(builder, mixed_BSD, f"{key}.out")
 
 
-def _plain_attention(
-    builder: GraphBuilder, parts: tuple[Value, ...], bias_B11S: Value, heads: int, width: int
-) -> Value:
+def _fused_attention(builder: GraphBuilder, parts: tuple[Value, ...], places: Places, heads: int) -> Value:
+    query, keys, values = parts
+    # One number is where all rows begin.
+    query, keys = (
+        builder.fused("RotaryEmbedding", part, builder.ints(0), places.cosine, places.sine, num_heads=heads)[0]
+        for part in (query, keys)
+    )
+    return builder.fused("MultiHeadAttention", query, keys, values, NONE, places.lengths, num_heads=heads)[0]
+
+
+def _plain_attention(builder: GraphBuilder, parts: tuple[Value, ...], places: Places, heads: int, width: int) -> Value:
     """softmax(q·kᵀ/√E + bias)·v in standard operators."""
     query, keys, values = (builder.reshape(part, 0, 0, heads, width // heads) for part in parts)
+    query, keys = (_rotate(builder, part, places, width // heads) for part in (query, keys))
     query_BHSE = builder.transpose(query, 0, 2, 1, 3)
     query_BHSE = builder.mul(query_BHSE, builder.constant((width // heads) ** -0.5, np.float32))
     scores_BHSS = builder.matmul(query_BHSE, builder.transpose(keys, 0, 2, 3, 1))
-    weights_BHSS = builder.softmax(builder.add(scores_BHSS, bias_B11S))
+    weights_BHSS = builder.softmax(builder.add(scores_BHSS, places.bias))
     mixed_BHSE = builder.matmul(weights_BHSS, builder.transpose(values, 0, 2, 1, 3))
     return builder.reshape(builder.transpose(mixed_BHSE, 0, 2, 1, 3), 0, 0, width)
+
+
+def _rotate(builder: GraphBuilder, heads_BSHE: Value, places: Places, width: int) -> Value:
+    """Queries or keys turned by their place, [B,S,H,E]."""
+    left, right = builder.split(heads_BSHE, [width // 2] * 2)
+    cosine, sine = builder.unsqueeze(places.cosine, 1), builder.unsqueeze(places.sine, 1)
+    turned_left = builder.sub(builder.mul(left, cosine), builder.mul(right, sine))
+    turned_right = builder.add(builder.mul(right, cosine), builder.mul(left, sine))
+    return builder.concat(turned_left, turned_right, axis=-1)
 
 
 def split_heads(builder: GraphBuilder, value_BSD: Value, heads: int, width: int) -> Value:

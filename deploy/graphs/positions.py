@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import TensorProto
 
@@ -10,7 +12,7 @@ from deploy.graphs.layers import linear
 
 
 def add_positions(builder: GraphBuilder, hidden_BSD: Value, lengths_B: Value, key: str) -> Value:
-    """Embedded rows [B,S,D] plus gated positions; a row longer than the table is stretched over the whole of it."""
+    """Rows [B,S,D] times √D plus gated positions; a row longer than the table is stretched over the whole of it."""
     table = builder.weight(f"{key}.table")
     last = builder.weights_of(f"{key}.table").shape[0] - 1
     tokens_S = builder.cast(builder.range(builder.size(hidden_BSD, 1)), TensorProto.FLOAT)
@@ -29,14 +31,15 @@ def add_positions(builder: GraphBuilder, hidden_BSD: Value, lengths_B: Value, ke
 
 
 def add_position_of_step(builder: GraphBuilder, hidden_B1D: Value, positions_B: Value, key: str) -> Value:
-    """The embedded token [B,1,D] plus the gated row of its position (INT32 [B], inside the table)."""
+    """The embedded token [B,1,D] times √D plus the gated row of its position (INT32 [B], inside the table)."""
     indices_B1 = builder.unsqueeze(builder.cast(positions_B, TensorProto.INT64), 1)
     return _add_gated(builder, hidden_B1D, builder.gather(builder.weight(f"{key}.table"), indices_B1), key)
 
 
 def _add_gated(builder: GraphBuilder, hidden_BSD: Value, position_BSD: Value, key: str) -> Value:
     gate_BS1 = builder.sigmoid(linear(builder, hidden_BSD, f"{key}.gate", bias=True))
-    return builder.add(hidden_BSD, builder.mul(gate_BS1, position_BSD))
+    scale = math.sqrt(builder.weights_of(f"{key}.table").shape[1])
+    return builder.add(builder.mul(hidden_BSD, _float(builder, scale)), builder.mul(gate_BS1, position_BSD))
 
 
 def _float(builder: GraphBuilder, value: float) -> Value:

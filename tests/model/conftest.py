@@ -17,6 +17,8 @@ def network() -> HybridModel:
         for name, parameter in model.named_parameters():
             if name.startswith(("hybrid.mix", "extractive.crf")):
                 parameter.normal_()
+            elif name == "embedding.weight" or "positions.table" in name:
+                parameter.mul_(0.5)
             elif "norm" not in name and "recurrence" not in name:
                 parameter.mul_(5)
     return model

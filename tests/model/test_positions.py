@@ -18,7 +18,7 @@ def positions() -> DynamicPositions:
 
 def added(positions: DynamicPositions, embedded: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """The table's rows as they were read: what was added, without the gate."""
-    return (positions(embedded, lengths) - embedded) / torch.sigmoid(positions.gate(embedded))
+    return (positions(embedded, lengths) - embedded * WIDTH**0.5) / torch.sigmoid(positions.gate(embedded))
 
 
 def test_the_table_begins_as_sinusoids_in_which_a_distance_looks_alike_everywhere() -> None:
@@ -60,7 +60,7 @@ def test_a_short_row_beside_a_longer_one_reads_plainly(positions: DynamicPositio
 def test_the_gate_scales_each_tokens_position(positions: DynamicPositions) -> None:
     embedded = torch.randn(1, 4, WIDTH)
     positions.gate.bias.fill_(-50)
-    torch.testing.assert_close(positions(embedded), embedded)
+    torch.testing.assert_close(positions(embedded), embedded * WIDTH**0.5)
     positions.gate.bias.fill_(50)
-    torch.testing.assert_close(positions(embedded), embedded + positions.table[:4])
+    torch.testing.assert_close(positions(embedded), embedded * WIDTH**0.5 + positions.table[:4])
     torch.testing.assert_close(positions.at(embedded[:, 2:3], 2), positions(embedded)[:, 2:3])

@@ -12,13 +12,6 @@ from training.kernels import choose_kernels
 LENGTHS = [384, 250, 97, 31]
 
 
-def test_cudnn_attends_to_nothing_after_the_choice() -> None:
-    choose_kernels()
-    assert not torch.backends.cuda.cudnn_sdp_enabled()
-    assert torch.backends.cuda.flash_sdp_enabled()
-    assert torch.backends.cuda.mem_efficient_sdp_enabled()
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("causal", [False, True], ids=["mask of the padding", "causal"])

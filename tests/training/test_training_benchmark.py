@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import model.losses
 from deploy.cli import app
 from model.configuration import HybridConfig
 from model.losses import IGNORE
 from model.network import HybridModel
 from training.benchmark import Workload, made_up_batch, measure
+from training.config import ObjectivesSection
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
+from training.train import compile_layers
 
 SMALL = Workload(preset="nano", rows=3, source_tokens=40, target_tokens=16, steps=2, warmup_steps=1)
 
@@ -34,6 +37,27 @@ def test_steps_learn_and_are_all_reported() -> None:
     assert len(more.step_s) == 12
     assert min(more.step_s) > 0
     assert more.loss < one.loss
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.losses, "token_losses", model.losses.token_losses)  # which compiling replaces
+    torch.manual_seed(0)
+    network = HybridModel(HybridConfig.from_preset("nano", dropout=0.0))
+    batch = made_up_batch(SMALL, network.config.vocab_size)
+    found = []
+    for prepare in (lambda _: None, compile_layers):
+        prepare(network)
+        network.zero_grad()
+        loss = compute_losses(network, batch).weighted(ObjectivesSection())
+        loss.backward()
+        gradients = {name: each.grad for name, each in network.named_parameters() if each.grad is not None}
+        found.append((loss, gradients))
+    (loss, gradients), (compiled_loss, compiled_gradients) = found
+    torch.testing.assert_close(compiled_loss, loss)
+    assert compiled_gradients.keys() == gradients.keys()
+    for name, each in gradients.items():
+        assert (compiled_gradients[name] - each).norm() <= 1e-4 * each.norm() + 1e-8, name
 
 
 def test_checkpointed_layers_give_the_same_loss_and_gradients_and_keep_less() -> None:

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.attention import SelfAttention, key_mask
+from model.attention import Places, SelfAttention, key_mask, source_places
 from model.encoder import EncoderLayer
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
@@ -77,7 +77,9 @@ class SequenceParallel:
         self.heads = heads = SplitHeads(model, link)
         self.calls_layers = False
         """Whether `encode` calls the layers, which wait, for what else was put around their forward passes."""
-        _replace(model, encode=self.encode, forward=self.forward, greedy=_refuse_greedy, source_mask=self.source_mask)
+        _replace(
+            model, encode=self.encode, forward=self.forward, greedy=_refuse_greedy, source_places=self.source_places
+        )
         for name in ("task_logits", "emissions", "decoder_states", "target_losses", "masked_token_losses"):
             _replace(model, **{name: _waiting(getattr(heads, name))})
         _replace(model.pointer, log_target=_waiting(heads.log_target), log_mixture=_waiting(heads.log_mixture))
@@ -122,15 +124,17 @@ class SequenceParallel:
                 f"a slice of {size} tokens is no multiple of recurrent_block = {block}: pad the rows to a multiple of "
                 f"{block * ranks} tokens, {block} for each of {ranks} ranks"
             )
-        mask = self.source_mask(lengths, size)
+        places = self.source_places(lengths, size)
         tasks = [
-            self._encode(input_ids[rows], _rows(lengths, rows), _rows(mask, rows)) for rows in self._turns(input_ids)
+            self._encode(input_ids[rows], _rows(lengths, rows), places._replace(mask=_rows(places.mask, rows)))
+            for rows in self._turns(input_ids)
         ]
         return torch.cat(run(together(tasks)))
 
-    def source_mask(self, lengths: Tensor | None, size: int) -> Tensor | None:
-        """The mask of the whole rows that slices of `size` tokens are of."""
-        return key_mask(lengths, size * self.link.size)
+    def source_places(self, lengths: Tensor | None, size: int) -> Places:
+        """Of the whole rows that slices of `size` tokens are of."""
+        config = self.model.config
+        return source_places(lengths, size * self.link.size, config.d_model // config.num_heads, self.model.device)
 
     def begin(self, embedded_BsD: Tensor, lengths_B: Tensor | None) -> Tensor:
         """What the first encoder layer reads, [B,s,D]."""
@@ -138,38 +142,38 @@ class SequenceParallel:
         place = {"begin": self.link.rank * size, "whole": self.link.size * size}
         return encoder.dropout(encoder.positions(embedded_BsD, lengths_B, **place))
 
-    def _encode(self, input_ids: Tensor, lengths_B: Tensor | None, mask: Tensor | None) -> Steps[Tensor]:
+    def _encode(self, input_ids: Tensor, lengths_B: Tensor | None, places: Places) -> Steps[Tensor]:
         encoder = self.model.encoder
         hidden_BsD = self.begin(self.model.embedding(input_ids), lengths_B)
         for layer in encoder.layers:
             if self.calls_layers:
-                hidden_BsD = layer(hidden_BsD, mask)
+                hidden_BsD = layer(hidden_BsD, places)
             else:
-                hidden_BsD = yield from self.encoder_layer(cast("EncoderLayer", layer), hidden_BsD, mask)
-        return (yield from self.hybrid_layer(self.model.hybrid, encoder.norm(hidden_BsD), lengths_B, mask))
+                hidden_BsD = yield from self.encoder_layer(cast("EncoderLayer", layer), hidden_BsD, places)
+        return (yield from self.hybrid_layer(self.model.hybrid, encoder.norm(hidden_BsD), lengths_B, places))
 
-    def encoder_layer(self, layer: EncoderLayer, hidden_BsD: Tensor, mask: Tensor | None) -> Steps[Tensor]:
-        """[B,s,D] → [B,s,D]; the mask is that of whole rows, here and below."""
-        mixed_BsD = yield from self_attention(self.link, layer.attention, layer.attention_norm(hidden_BsD), mask)
+    def encoder_layer(self, layer: EncoderLayer, hidden_BsD: Tensor, places: Places) -> Steps[Tensor]:
+        """[B,s,D] → [B,s,D]; the places are those of whole rows, here and below."""
+        mixed_BsD = yield from self_attention(self.link, layer.attention, layer.attention_norm(hidden_BsD), places)
         hidden_BsD = hidden_BsD + layer.dropout(mixed_BsD)
         return hidden_BsD + layer.dropout(layer.feed_forward(layer.feed_forward_norm(hidden_BsD)))
 
     def hybrid_layer(
-        self, layer: HybridLayer, hidden_BsD: Tensor, lengths_B: Tensor | None, mask: Tensor | None
+        self, layer: HybridLayer, hidden_BsD: Tensor, lengths_B: Tensor | None, places: Places
     ) -> Steps[Tensor]:
         """[B,s,D] → [B,s,D]."""
         if self.calls_layers:
-            states = [unit(hidden_BsD, lengths_B, mask) for unit in layer.units]
+            states = [unit(hidden_BsD, lengths_B, places) for unit in layer.units]
         else:
-            units = [self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, mask) for unit in layer.units]
+            units = [self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, places) for unit in layer.units]
             states = yield from together(units)
         return layer.weigh(states)
 
     def hybrid_unit(
-        self, unit: HybridUnit, hidden_BsD: Tensor, lengths_B: Tensor | None, mask: Tensor | None
+        self, unit: HybridUnit, hidden_BsD: Tensor, lengths_B: Tensor | None, places: Places
     ) -> Steps[Tensor]:
         """[B,s,D] → [B,s,D]."""
-        mixed_BsD = yield from self_attention(self.link, unit.attention, hidden_BsD, mask)
+        mixed_BsD = yield from self_attention(self.link, unit.attention, hidden_BsD, places)
         halo = Halo(self.link, mixed_BsD, unit.recurrence.halo)
         yield
         recurred_BsD = unit.recurrence(mixed_BsD, local_lengths(self.link, mixed_BsD, lengths_B), halo.finish())

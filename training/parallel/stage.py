@@ -190,7 +190,7 @@ class _States:
     def __init__(self, stage: Stage, part: Part, received: tuple[Tensor, ...]) -> None:
         self.network, self.sequence, first = stage.network, stage.sequence, stage.units[0]
         self.part, self.batch = part, part.batch
-        self.mask = self.network.source_mask(self.batch.lengths_B, self.batch.source_BS.shape[1])
+        self.places = self.network.source_places(self.batch.lengths_B, self.batch.source_BS.shape[1])
         self.sources: dict[str, tuple[Tensor, Tensor | None]] = {}
         """What each decoder reads: memories of whole rows, and their mask."""
         self.losses: list[Tensor] = [torch.zeros((), device=self.batch.source_BS.device)] * 5
@@ -214,10 +214,10 @@ class _States:
         if unit.kind == "source":
             self.hidden = network.encoder.begin(network.embedding(batch.source_BS), batch.lengths_B)
         elif unit.kind == "encoder":
-            self.hidden = network.encoder.layers[unit.index](self.hidden, self.mask)
+            self.hidden = network.encoder.layers[unit.index](self.hidden, self.places)
         elif unit.kind == "memory":
             assert self.hidden is not None
-            self.memory_BSD = network.hybrid(network.encoder.norm(self.hidden), batch.lengths_B, self.mask)
+            self.memory_BSD = network.hybrid(network.encoder.norm(self.hidden), batch.lengths_B, self.places)
             self.hidden = None
             self.losses[0], self.losses[2], self.losses[4] = encoder_losses(
                 network, self.memory_BSD, batch, self.part.targets
@@ -243,7 +243,8 @@ class _States:
         assert self.memory_BSD is not None
         if self.sequence:
             return self.sequence.own_source(self.memory_BSD[rows], self.batch.lengths_B[rows])
-        return self.memory_BSD[rows], self.mask[rows] if self.mask is not None else None
+        mask = self.places.mask
+        return self.memory_BSD[rows], mask[rows] if mask is not None else None
 
     def _finish(self, unit: Unit) -> None:
         """A decoder's norm and loss."""

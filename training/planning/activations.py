@@ -66,8 +66,9 @@ def block_activations(config: Network, work: Work, kind: str) -> Activations:
         case "embedding":
             return _embedding(sources, d)
         case "encoder layer":
-            # x, norm(x), then the same before the feed-forward network; queries, keys, values, their mixture.
-            inner = 4 * d + 2 * config.encoder_ffn
+            # x, norm(x), then the same before the feed-forward network; queries, keys, values, the first two turned,
+            # their mixture.
+            inner = 6 * d + 2 * config.encoder_ffn
             return Activations(
                 values=Amount(sources * inner, sources * 2 * d),
                 floats=Amount(sources * heads, sources * (2 * d + 4)),
@@ -133,10 +134,10 @@ def _with_logits(config: Network, states: Activations, targets: float) -> Activa
 def _hybrid(config: Network, work: Work) -> Activations:
     d, units, tokens = config.d_model, config.hybrid_units, work.rows * work.source_tokens
     recurrence = _recurrence(config, work.rows, work.source_tokens, GRU_GATES)
-    # A unit: queries, keys, values, their mixture; the sum before its norm and the norm's result.
+    # A unit: queries, keys, values, the first two turned, their mixture; the sum before its norm and the norm's result.
     return Activations(
         # Before the units: the encoder's last norm. Behind them: the memory itself.
-        values=Amount(units * 4 * d * tokens, (units + 2) * d * tokens + units * recurrence.values.whole),
+        values=Amount(units * 6 * d * tokens, (units + 2) * d * tokens + units * recurrence.values.whole),
         floats=Amount(units * tokens * config.num_heads, (units + 1) * (d + 2) * tokens),
         masks=units * d * tokens,
         copies=units * recurrence.copies,

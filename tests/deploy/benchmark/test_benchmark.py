@@ -211,8 +211,9 @@ def trained(**values: Any) -> dict[str, Any]:
 
 def test_a_table_of_training_has_medians_and_ranges_and_gaps_for_what_is_not_known() -> None:
     unknown = trained(compile=True, activation_checkpointing=True, mfu=None, activation_peak_bytes=None)
-    assert report.training_table([trained(), unknown]).splitlines()[2:] == [
+    assert report.training_table([trained(), trained(remark="warm"), unknown]).splitlines()[2:] == [
         "| teacher, H100 | 64 × (512 + 128) | eager | 146 | 280 (250 – 300) | 14.2% | 29.1 |",
+        "| teacher, H100 | 64 × (512 + 128) | eager, warm | 146 | 280 (250 – 300) | 14.2% | 29.1 |",
         "| teacher, H100 | 64 × (512 + 128) | compile, activation checkpointing | 146 | 280 (250 – 300) | – | – |",
     ]
 

@@ -202,21 +202,20 @@ def split_results(whole: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def layer_by_layer(model: HybridModel, source: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+def layer_by_layer(model: HybridModel, source: Tensor, lengths: Tensor) -> Tensor:
     """The memory by calls of the modules, as a pipeline's stages make them."""
-    size = source.shape[1]
-    begin = 0 if size == mask.shape[-1] else dist.get_rank() * size
-    hidden = model.encoder.positions(model.embedding(source), lengths, begin=begin, whole=mask.shape[-1])
+    places = model.source_places(lengths, source.shape[1])
+    hidden = model.encoder.begin(model.embedding(source), lengths)
     for layer in model.encoder.layers:
-        hidden = layer(hidden, mask)
-    return model.hybrid(model.encoder.norm(hidden), lengths, mask)
+        hidden = layer(hidden, places)
+    return model.hybrid(model.encoder.norm(hidden), lengths, places)
 
 
-def split_layer_by_layer(source: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+def split_layer_by_layer(source: Tensor, lengths: Tensor) -> Tensor:
     """Of this rank's slice."""
     model = spread_model()
     apply_sequence_parallel(model, None)
-    return layer_by_layer(model, own_columns(source), lengths, mask)
+    return layer_by_layer(model, own_columns(source), lengths)
 
 
 def watched(batch: Batch, parts: int) -> tuple[list[int], int]:

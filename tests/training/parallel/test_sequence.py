@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention import key_mask
 from tests.training.parallel import sequence_ranks as ranks
 from training.config import ObjectivesSection, Recipe
 from training.data.batches import Batch, Batches
@@ -55,7 +54,7 @@ def two_ranks(batch: Batch, whole_rows: tuple[Tensor, Tensor]) -> list[dict[str,
     }
     tasks |= {
         "results": (ranks.split_results, whole_rows),
-        "layer by layer": (ranks.split_layer_by_layer, (source, lengths, key_mask(lengths, WIDTH))),
+        "layer by layer": (ranks.split_layer_by_layer, (source, lengths)),
         "exchanges, waiting": (ranks.watched, (batch, 1)),
         "exchanges": (ranks.watched, (batch, 2)),
         "bf16": (ranks.bf16_loss, (batch,)),
@@ -129,9 +128,7 @@ def test_layers_called_one_by_one_have_parity_too(
     two_ranks: list[dict[str, Any]], whole_rows: tuple[Tensor, Tensor]
 ) -> None:
     lengths = torch.tensor(SOME_LENGTHS)
-    mask = key_mask(lengths, WIDTH)
-    assert mask is not None
-    expected = ranks.layer_by_layer(ranks.spread_model(), whole_rows[0], lengths, mask)
+    expected = ranks.layer_by_layer(ranks.spread_model(), whole_rows[0], lengths)
     found = torch.cat([each["layer by layer"] for each in two_ranks], dim=1)
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(found[row, :length], expected[row, :length], atol=2e-5, rtol=1e-4)

@@ -1,0 +1,45 @@
+"""Rotary positions: queries and keys are turned by their place, so that their products know the distance.
+
+Su et al. 2021, "RoFormer", 3.2.2, with the halves of a head's width as the two axes of its planes, as GPT-NeoX has it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BASE = 10_000
+"""How much slower the last plane turns than the first, which turns by one radian a token."""
+
+
+def frequencies(width: int, device: torch.device | None = None) -> Tensor:
+    """Radians a token of the planes of a head of an even width, float32 [width/2]."""
+    planes = width // 2
+    place_F = torch.arange(planes, dtype=torch.float64, device=device)
+    return torch.exp(place_F * (-math.log(BASE) / planes)).float()
+
+
+class Rotation(NamedTuple):
+    """By what angles the places 0, 1, … of a row turn, float32 [S,1,E/2].
+
+    Made once for all layers: a compiler that sees them made in a layer computes them anew for every element.
+    """
+
+    cosine_S1F: Tensor
+    sine_S1F: Tensor
+
+
+def make_rotation(size: int, width: int, device: torch.device | None = None) -> Rotation:
+    """Of rows of a size, for heads of a width."""
+    angle_S1F = (torch.arange(size, device=device)[:, None] * frequencies(width, device))[:, None]
+    return Rotation(angle_S1F.cos(), angle_S1F.sin())
+
+
+def rotate(heads_BHSE: Tensor, rotation: Rotation) -> Tensor:
+    """Queries or keys turned, [B,H,S,E]; in memory they lie as [B,S,H,E], as what they come from does."""
+    cosine, sine = (each.to(heads_BHSE.dtype) for each in rotation)
+    left, right = heads_BHSE.transpose(1, 2).chunk(2, dim=-1)
+    return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1).transpose(1, 2)
