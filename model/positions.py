@@ -24,7 +24,7 @@ def sinusoids(positions: int, width: int) -> Tensor:
 class DynamicPositions(nn.Module):
     """`√D·x + sigmoid(gate(x)) · table[i]`; a row longer than the table has the whole table stretched over it.
 
-    The table begins as sinusoids, in which a distance looks alike everywhere, and embeddings enter times √D: as small as
+    The table begins as sinusoids, in which a distance looks alike everywhere. Embeddings enter times √D: as small as
     they are, the first layer would bury them and their positions (docs/training.md).
     """
 

@@ -34,10 +34,10 @@ TEXT = f"{RIVER} {LIBRARY} {LIGHT} "
 def inputs() -> list[Sample]:
     """50 inputs, 1 to about 600 tokens long."""
     cuts = np.geomspace(3, 3 * len(TEXT), 17).astype(int)
-    long = TEXT * 3
+    long = TEXT * 4
     prompts = [Sample(task="generation", input=long[index : index + cut]) for index, cut in enumerate(cuts)]
     texts = [
-        Sample(task="summary", input=long[index : index + cut])
+        Sample(task="summary", input=long[37 * index : 37 * index + cut])
         for index, cut in enumerate(np.geomspace(80, 3 * len(TEXT), 17).astype(int))
     ]
     asked = [
