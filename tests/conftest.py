@@ -38,7 +38,11 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_model() -> HybridModel:
-    """A random nano network whose texts vary with their sources: those of tokens that weigh little in the decoder."""
+    """A random nano network whose texts vary with their sources.
+
+    For that a decoder's own tokens must not drown what it reads: embeddings are as small as √D makes them large, and
+    what is multiplied by them at the end, or only sharpened by it, is scaled the other way.
+    """
     torch.manual_seed(5)
     model = HybridModel(HybridConfig.from_preset("nano")).eval()
     with torch.no_grad():
@@ -46,11 +50,13 @@ def nano_model() -> HybridModel:
             if name.startswith(("hybrid.mix", "extractive.crf")):
                 parameter.normal_()
             elif name in ("generative.norm.weight", "pointer.norm.weight", "lm_head.norm.weight"):
-                parameter.fill_(60)
+                parameter.fill_(120)
             elif name == "embedding.weight":
                 parameter.mul_(torch.exp(0.3 * torch.randn(len(parameter), 1)) / 8)
             elif "positions.table" in name:
                 parameter.mul_(0.1)
+            elif name in ("pointer.gate.weight", "pointer.copy_query.weight"):
+                parameter.mul_(5 / 8)
             elif "norm" not in name and "recurrence" not in name:
                 parameter.mul_(5)
     return model
