@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.rotary import Rotation, make_rotation, rotate
+from model.rotary import Rotation, rotate
 
 
 def token_mask(lengths_B: Tensor, size: int) -> Tensor:
@@ -27,11 +27,6 @@ class Places(NamedTuple):
     mask: Tensor | None
     """Which keys may be read, as `key_mask` makes it."""
     rotation: Rotation
-
-
-def source_places(lengths_B: Tensor | None, size: int, width: int, device: torch.device) -> Places:
-    """Of rows of `size` positions, for heads of a width."""
-    return Places(key_mask(lengths_B, size), make_rotation(size, width, device))
 
 
 def split_heads(hidden_BSD: Tensor, heads: int) -> Tensor:

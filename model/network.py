@@ -41,7 +41,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import model.losses
-from model.attention import Places, key_mask, source_places
+from model.attention import Places, key_mask
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
 from model.encoder import Encoder
@@ -52,6 +52,7 @@ from model.losses import cross_entropy
 from model.pointer import PointerDecoder
 from model.positions import DynamicPositions
 from model.recurrence import BidirectionalRecurrence
+from model.rotary import make_rotation
 from model.router import Router
 
 KINDS = ("generative", "pointer")
@@ -133,7 +134,8 @@ class HybridModel(PreTrainedModel):
 
     def source_places(self, lengths: Tensor | None, size: int) -> Places:
         """Where the tokens of rows of `size` are."""
-        return source_places(lengths, size, self.config.d_model // self.config.num_heads, self.device)
+        width = self.config.d_model // self.config.num_heads
+        return Places(key_mask(lengths, size), make_rotation(size, width, self.device))
 
     def logits(self, states: Tensor) -> Tensor:
         """The tied output layer: states […,D] → […,V]."""

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model.rotary import angles
+
 RMS = 1.0
 """Of the table before training: as large as token embeddings are, times √D, when they are learnt."""
 SLOWEST = 1_000
@@ -16,8 +18,7 @@ have 10,000; a quarter of those hardly change over a table of 2,048 positions.""
 
 def sinusoids(positions: int, width: int) -> Tensor:
     """Sines, then cosines, of `width / 2` frequencies, which is a whole number: [positions, width], mean square 1/2."""
-    frequency_F = torch.exp(torch.arange(0, width, 2) * (-math.log(SLOWEST) / width))
-    angle_PF = torch.arange(positions)[:, None] * frequency_F
+    angle_PF = angles(positions, width, SLOWEST)
     return torch.cat([angle_PF.sin(), angle_PF.cos()], dim=1)
 
 

@@ -15,11 +15,16 @@ BASE = 10_000
 """How much slower the last plane turns than the first, which turns by one radian a token."""
 
 
-def frequencies(width: int, device: torch.device | None = None) -> Tensor:
-    """Radians a token of the planes of a head of an even width, float32 [width/2]."""
+def frequencies(width: int, slowest: float, device: torch.device | None = None) -> Tensor:
+    """Radians a token of the planes of an even width, from 1 to nearly 1/slowest, float32 [width/2]."""
     planes = width // 2
     place_F = torch.arange(planes, dtype=torch.float64, device=device)
-    return torch.exp(place_F * (-math.log(BASE) / planes)).float()
+    return torch.exp(place_F * (-math.log(slowest) / planes)).float()
+
+
+def angles(size: int, width: int, slowest: float, device: torch.device | None = None) -> Tensor:
+    """Of the places 0, 1, … in every plane, float32 [size, width/2]."""
+    return torch.arange(size, device=device)[:, None] * frequencies(width, slowest, device)
 
 
 class Rotation(NamedTuple):
@@ -34,7 +39,7 @@ class Rotation(NamedTuple):
 
 def make_rotation(size: int, width: int, device: torch.device | None = None) -> Rotation:
     """Of rows of a size, for heads of a width."""
-    angle_S1F = (torch.arange(size, device=device)[:, None] * frequencies(width, device))[:, None]
+    angle_S1F = angles(size, width, BASE, device)[:, None]
     return Rotation(angle_S1F.cos(), angle_S1F.sin())
 
 

@@ -8,8 +8,8 @@ from model.network import HybridModel
 
 
 def choose_kernels() -> None:
-    """TF32 for what is computed in float32. PyTorch chooses attention's kernel: on an H100 cuDNN's, which is right
-    (docs/results/attention-gradients.json) and the fastest."""
+    """TF32 for what is computed in float32. Attention's kernel PyTorch chooses: on an H100 cuDNN's, whose gradients
+    are right (docs/results/attention-gradients.json)."""
     torch.set_float32_matmul_precision("high")
 
 

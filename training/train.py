@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 import model.losses
 from model.configuration import HybridConfig
+from model.hybrid import HybridUnit
 from model.network import HybridModel
 from training.checkpoint import Progress, load_checkpoint, load_whole, save_checkpoint
 from training.config import Recipe
@@ -31,6 +32,7 @@ from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
 from training.kernels import choose_kernels
+from training.memory import repeated_layers
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
@@ -184,10 +186,8 @@ def _own_slice(batch: Batch, mesh: Mesh, config: HybridConfig) -> Batch:
 
 def compile_layers(network: HybridModel) -> None:
     """Compile what repeats, one graph for all layers of a kind; of hybrid units the attention alone."""
-    attentions = [unit.attention for unit in getattr(network.hybrid, "units", [])]  # another stage may hold them
-    for layers in (network.encoder.layers, attentions, network.generative.layers, network.pointer.layers):
-        for layer in layers:
-            layer.compile()
+    for layer in repeated_layers(network):
+        (layer.attention if isinstance(layer, HybridUnit) else layer).compile()
     model.losses.token_losses = torch.compile(model.losses.token_losses)
 
 

@@ -19,7 +19,6 @@ from deploy.graphs.layers import linear
 MASKED = -1e9
 """Added to the scores of padding: its weight is exactly 0 in float32, and no sum overflows."""
 
-
 ROTARY_BASE = 10_000
 """As in `model/rotary.py`."""
 

@@ -18,7 +18,7 @@ def network() -> HybridModel:
             if name.startswith(("hybrid.mix", "extractive.crf")):
                 parameter.normal_()
             elif name == "embedding.weight" or "positions.table" in name:
-                parameter.mul_(0.5)
+                parameter.mul_(0.5)  # √D makes the one large, and the other begins so
             elif "norm" not in name and "recurrence" not in name:
                 parameter.mul_(5)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.rotary import frequencies, make_rotation, rotate
+from model.rotary import BASE, angles, frequencies, make_rotation, rotate
 
 ROWS, HEADS, SIZE, WIDTH = 2, 3, 40, 8
 
@@ -18,7 +18,7 @@ def heads() -> torch.Tensor:
 
 def test_planes_turn_by_their_frequency_times_the_place(heads: torch.Tensor) -> None:
     turned = rotate(heads, make_rotation(SIZE, WIDTH))
-    angle = torch.arange(SIZE)[:, None] * frequencies(WIDTH)
+    angle = angles(SIZE, WIDTH, BASE)
     expected = torch.complex(*heads.chunk(2, -1)) * torch.polar(torch.ones_like(angle), angle)
     torch.testing.assert_close(turned, torch.cat([expected.real, expected.imag], -1))
 
@@ -41,7 +41,7 @@ def test_what_is_turned_lies_as_what_it_comes_from(heads: torch.Tensor) -> None:
 
 
 def test_frequencies_fall_from_one_radian_a_token_to_nearly_a_ten_thousandth() -> None:
-    found = frequencies(64)
+    found = frequencies(64, BASE)
     assert found[0] == 1
     assert found[-1] == pytest.approx(10_000 ** (-31 / 32), rel=1e-6)
     assert found.dtype is torch.float32

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.attention import Places, SelfAttention, key_mask, source_places
+from model.attention import Places, SelfAttention, key_mask
 from model.encoder import EncoderLayer
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
@@ -133,8 +133,7 @@ class SequenceParallel:
 
     def source_places(self, lengths: Tensor | None, size: int) -> Places:
         """Of the whole rows that slices of `size` tokens are of."""
-        config = self.model.config
-        return source_places(lengths, size * self.link.size, config.d_model // config.num_heads, self.model.device)
+        return HybridModel.source_places(self.model, lengths, size * self.link.size)
 
     def begin(self, embedded_BsD: Tensor, lengths_B: Tensor | None) -> Tensor:
         """What the first encoder layer reads, [B,s,D]."""
