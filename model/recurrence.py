@@ -44,13 +44,11 @@ class Blocks(NamedTuple):
     """Whether the first window has its halo behind, for want of tokens before it."""
 
 
-class Windows(NamedTuple):
-    """What the directions of a recurrence read from left to right: whole rows, or a window for each of their blocks."""
+class Frame(NamedTuple):
+    """Where windows lie on the rows of a batch: whole rows, or a window for each of their blocks."""
 
-    forward_MWD: Tensor
-    backward_MWD: Tensor
-    """Each window's valid part reversed, by `order_MW`."""
     order_MW: Tensor
+    """How the backward direction reads each window: its valid part reversed."""
     batch: int
     size: int
     blocks: Blocks | None = None
@@ -66,6 +64,14 @@ class Windows(NamedTuple):
         own_BNKU = torch.cat([states_BNWU[:, :1, first], states_BNWU[:, 1:, halo:]], dim=1)
         halves = (own_BNKU, backward_MWU[:, :block])
         return torch.cat([half.reshape(self.batch, -1, half.shape[-1])[:, : self.size] for half in halves], dim=-1)
+
+
+class Windows(NamedTuple):
+    """What the directions of a recurrence read, both from left to right."""
+
+    forward_MWD: Tensor
+    backward_MWD: Tensor
+    frame: Frame
 
 
 class BidirectionalRecurrence(nn.Module):
@@ -105,7 +111,9 @@ class BidirectionalRecurrence(nn.Module):
         slice's beginning: they may be 0 or less, and exceed S.
         """
         windows = self.windows(hidden_BSD, lengths_B, neighbours)
-        return windows.join(self._recur(windows.forward_MWD, "l0"), self._recur(windows.backward_MWD, "l0_reverse"))
+        return windows.frame.join(
+            self._recur(windows.forward_MWD, "l0"), self._recur(windows.backward_MWD, "l0_reverse")
+        )
 
     def windows(
         self, hidden_BSD: Tensor, lengths_B: Tensor | None = None, neighbours: Neighbours | None = None
@@ -116,7 +124,7 @@ class BidirectionalRecurrence(nn.Module):
             lengths_B = torch.full((batch,), size, device=hidden_BSD.device)
         if neighbours is None and (self.block is None or size <= self.block):
             order_BS = _reversed_rows(lengths_B, size)
-            return Windows(hidden_BSD, _Permute.apply(hidden_BSD, order_BS), order_BS, batch, size)
+            return Windows(hidden_BSD, _Permute.apply(hidden_BSD, order_BS), Frame(order_BS, batch, size))
         assert self.block is not None
         assert neighbours is None or size % self.block == 0
         return self._blocked(hidden_BSD, lengths_B, self.block, *(neighbours or Neighbours(None, None)))
@@ -148,10 +156,7 @@ class BidirectionalRecurrence(nn.Module):
         return Windows(
             forward_BNWD.flatten(0, 1),
             _Permute.apply(backward_MWD, order_MW),
-            order_MW,
-            batch,
-            size,
-            Blocks(block, self.halo, begins_row=before_BHD is None),
+            Frame(order_MW, batch, size, Blocks(block, self.halo, begins_row=before_BHD is None)),
         )
 
     def _recur(self, hidden_BSD: Tensor, suffix: str) -> Tensor:

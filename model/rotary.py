@@ -28,23 +28,26 @@ def angles(size: int, width: int, slowest: float, device: torch.device | None = 
 
 
 class Rotation(NamedTuple):
-    """By what angles the places 0, 1, … of a row turn, float32 [S,1,E/2].
+    """By what angles the places 0, 1, … of a row turn, float32 [S,1,E].
 
     Made once for all layers: a compiler that sees them made in a layer computes them anew for every element.
     """
 
-    cosine_S1F: Tensor
-    sine_S1F: Tensor
+    cosine_S1E: Tensor
+    sine_S1E: Tensor
+    """With the sign that the other axis of a plane comes with: minus in the left half."""
 
 
 def make_rotation(size: int, width: int, device: torch.device | None = None) -> Rotation:
     """Of rows of a size, for heads of a width."""
     angle_S1F = angles(size, width, BASE, device)[:, None]
-    return Rotation(angle_S1F.cos(), angle_S1F.sin())
+    cosine_S1F, sine_S1F = angle_S1F.cos(), angle_S1F.sin()
+    return Rotation(torch.cat([cosine_S1F, cosine_S1F], dim=-1), torch.cat([-sine_S1F, sine_S1F], dim=-1))
 
 
 def rotate(heads_BHSE: Tensor, rotation: Rotation) -> Tensor:
     """Queries or keys turned, [B,H,S,E]; in memory they lie as [B,S,H,E], as what they come from does."""
     cosine, sine = (each.to(heads_BHSE.dtype) for each in rotation)
-    left, right = heads_BHSE.transpose(1, 2).chunk(2, dim=-1)
-    return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1).transpose(1, 2)
+    heads_BSHE = heads_BHSE.transpose(1, 2)
+    swapped_BSHE = heads_BSHE.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return (heads_BSHE * cosine + swapped_BSHE * sine).transpose(1, 2)

@@ -19,13 +19,13 @@ from model.network import HybridModel
 from model.tokenizer import SPECIAL_TOKENS
 from training.config import ObjectivesSection, OptimizerSection
 from training.data.batches import Batch
-from training.kernels import choose_kernels, join_recurrences
+from training.kernels import choose_kernels, compile_layers, join_recurrences
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
 from training.optimizer import Optimizers
 from training.planning.flops import training_flops
 from training.planning.hardware import peak_flops
-from training.train import compile_layers, pick_device
+from training.train import pick_device
 from training.utilisation import work_of
 
 

@@ -3,7 +3,7 @@
 cuDNN takes one direction of one unit after the other, and each of its steps is too small to fill a GPU. Here a launch
 computes a step of all N at once, the product with the state and the gates in one pass over memory:
 
-    forward    h_t = (1 - z)·n + z·h_{t-1},  n = tanh(x_n + r·(W_n h_{t-1} + b)),  r, z = σ(x + W h_{t-1})
+    forward    h_t = (1 - z)·n + z·h_{t-1},  n = tanh(x_n + a_n + r·(W_n h_{t-1} + b)),  r, z = σ(x + a + W h_{t-1})
     backward   dh_t = dy_t + z·dh_{t+1} + Wᵀ d(gates of t+1), and from it the gradients of the gates of t
 
 (Cho et al. 2014, in the form and the order of gates of torch.nn.GRU.) The weights' gradient is one product over all
@@ -31,36 +31,37 @@ def takes(units: int) -> bool:
     return units % NARROW_TILE == 0
 
 
-def recur_together(gates_NWMG: Tensor, weight_NGU: Tensor, bias_NU: Tensor) -> Tensor:
+def recur_together(gates_NWMG: Tensor, weight_NGU: Tensor, outer_NG: Tensor, inner_NU: Tensor) -> Tensor:
     """States [N,W,M,U] of N recurrences that start from zeros.
 
     Args:
-        gates_NWMG: what the inputs give to the gates r, z, n, with the biases of input and state, but that of n.
+        gates_NWMG: what the inputs give to the gates r, z, n, without biases.
         weight_NGU: from the state to the gates; of the same type.
-        bias_NU: the state's to n, inside r's product.
+        outer_NG: biases a of input and state together, but the state's to n; float32.
+        inner_NU: that one, b, inside r's product; float32.
     """
     assert takes(weight_NGU.shape[-1])
-    return _Together.apply(gates_NWMG, weight_NGU, bias_NU)
+    return _Together.apply(gates_NWMG, weight_NGU, outer_NG, inner_NU)
 
 
 class _Together(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gates_NWMG: Tensor, weight_NGU: Tensor, bias_NU: Tensor) -> Tensor:
-        gates_NWMG, weight_NGU, bias_NU = (each.contiguous() for each in (gates_NWMG, weight_NGU, bias_NU))
+    def forward(ctx: Any, gates_NWMG: Tensor, weight_NGU: Tensor, outer_NG: Tensor, inner_NU: Tensor) -> Tensor:
+        given = [each.contiguous() for each in (gates_NWMG, weight_NGU, outer_NG, inner_NU)]
         count, steps, rows, gates = gates_NWMG.shape
         units = gates // 3
         states_NWMU = gates_NWMG.new_empty(count, steps, rows, units)
         kept_NWM4U = gates_NWMG.new_empty(count, steps, rows, 4 * units)
         carried_NMU = torch.zeros(count, rows, units, dtype=torch.float32, device=gates_NWMG.device)
-        tensors = (gates_NWMG, weight_NGU, bias_NU, states_NWMU, kept_NWM4U, carried_NMU)
+        tensors = (*given, states_NWMU, kept_NWM4U, carried_NMU)
         grid, sizes = _tiles(count, steps, rows, units)
         for step in range(steps):
             _forward_step[grid](*tensors, step, **sizes)
-        ctx.save_for_backward(weight_NGU, states_NWMU, kept_NWM4U)
+        ctx.save_for_backward(given[1], states_NWMU, kept_NWM4U)
         return states_NWMU
 
     @staticmethod
-    def backward(ctx: Any, wanted_NWMU: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, wanted_NWMU: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         weight_NGU, states_NWMU, kept_NWM4U = ctx.saved_tensors
         count, steps, rows, units = states_NWMU.shape
         gates_NWMG = states_NWMU.new_empty(count, steps, rows, 3 * units)
@@ -73,13 +74,13 @@ class _Together(torch.autograd.Function):
         before_NKU = states_NWMU[:, :-1].flatten(1, 2)
         weight = torch.cat(
             [
-                gates_NWMG[:, 1:, :, : 2 * units].flatten(1, 2).mT @ before_NKU,
+                gates_NWMG[:, 1:].flatten(1, 2)[..., : 2 * units].mT @ before_NKU,
                 inner_NWMU[:, 1:].flatten(1, 2).mT @ before_NKU,
             ],
             dim=1,
         )
-        bias = inner_NWMU.sum((1, 2), dtype=torch.float32)
-        return gates_NWMG, weight, bias.to(weight.dtype)
+        outer, inner = (each.sum((1, 2), dtype=torch.float32) for each in (gates_NWMG, inner_NWMU))
+        return gates_NWMG, weight, outer, inner
 
 
 def _tiles(count: int, steps: int, rows: int, units: int) -> tuple[tuple[int, int, int], dict[str, int]]:
@@ -120,27 +121,29 @@ def _tile(step, steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE:
 
 @triton.jit(do_not_specialize=["step"])
 def _forward_step(
-    gates, weight, bias, states, kept, carried, step,
+    gates, weight, outer, inner, states, kept, carried, step,
     steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    one, unit, inner, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
+    one, unit, column, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
 
     reset = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     update = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     new = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     if step > 0:
         for begin in range(0, UNITS, TILE):
-            before = tl.load(states + (place - rows)[:, None] * UNITS + (begin + inner)[None, :], there, 0.0)
-            matrix = weight + (one * 3 * UNITS + unit)[None, :] * UNITS + (begin + inner)[:, None]
+            before = tl.load(states + (place - rows)[:, None] * UNITS + (begin + column)[None, :], there, 0.0)
+            matrix = weight + (one * 3 * UNITS + unit)[None, :] * UNITS + (begin + column)[:, None]
             reset = tl.dot(before, tl.load(matrix), reset)
             update = tl.dot(before, tl.load(matrix + UNITS * UNITS), update)
             new = tl.dot(before, tl.load(matrix + 2 * UNITS * UNITS), new)
 
     given = gates + place[:, None] * (3 * UNITS) + unit[None, :]
-    reset = _sigmoid(reset + tl.load(given, there, 0.0).to(tl.float32))
-    update = _sigmoid(update + tl.load(given + UNITS, there, 0.0).to(tl.float32))
-    product = new + tl.load(bias + one * UNITS + unit).to(tl.float32)[None, :]
-    new = _tanh(tl.load(given + 2 * UNITS, there, 0.0).to(tl.float32) + reset * product)
+    bias = outer + one * 3 * UNITS + unit
+    reset = _sigmoid(reset + tl.load(given, there, 0.0).to(tl.float32) + tl.load(bias)[None, :])
+    update = _sigmoid(update + tl.load(given + UNITS, there, 0.0).to(tl.float32) + tl.load(bias + UNITS)[None, :])
+    product = new + tl.load(inner + one * UNITS + unit)[None, :]
+    given_new = tl.load(given + 2 * UNITS, there, 0.0).to(tl.float32) + tl.load(bias + 2 * UNITS)[None, :]
+    new = _tanh(given_new + reset * product)
     state = new + update * (tl.load(carried + own, there, 0.0) - new)
 
     tl.store(carried + own, state, there)

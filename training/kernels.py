@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+import model.losses
+from model.hybrid import HybridUnit
 from model.network import HybridModel
+from training.memory import repeated_layers
+
+COMPILER: dict[str, Any] = {"dynamic": False, "options": {"max_autotune_pointwise": True}}
+"""A graph for every size of rows, of which a run has two, and the fastest of several tilings of every fused kernel."""
 
 
 def choose_kernels() -> None:
@@ -23,3 +31,12 @@ def join_recurrences(network: HybridModel, device: torch.device) -> None:
         from training.side_by_side import run_units_together
 
         run_units_together(network)
+
+
+def compile_layers(network: HybridModel) -> None:
+    """Compile what repeats, one graph for all layers of a kind; of hybrid units what is no recurrence."""
+    for layer in repeated_layers(network):
+        (layer.attention if isinstance(layer, HybridUnit) else layer).compile(**COMPILER)
+    if together := vars(network.hybrid).get("forward"):  # which `join_recurrences` put there
+        together.compile(**COMPILER)
+    model.losses.token_losses = torch.compile(model.losses.token_losses, **COMPILER)

@@ -5,8 +5,7 @@ Put on a network from outside, where one process has the whole layer and keeps i
 
 from __future__ import annotations
 
-from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +14,71 @@ from torch.nn import functional
 from model.attention import Places
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
-from model.recurrence import BidirectionalRecurrence
+from model.recurrence import BidirectionalRecurrence, Frame
 from training.gru import recur_together, takes
 
 DIRECTIONS = ("l0", "l0_reverse")
+
+
+class UnitsTogether:
+    """What stands for a hybrid layer's forward pass: [B,S,D] → [B,S,D], as the layer's own.
+
+    Between the attentions and the recurrences' steps lie two functions that a compiler may take: how the recurrences
+    read, once for all, and what a unit adds, once for each. In one piece, it would keep all units' rows in registers.
+    """
+
+    def __init__(self, layer: HybridLayer) -> None:
+        self.layer = layer
+        self.read, self.add_unit = read, add_unit
+
+    def compile(self, **options: Any) -> None:
+        """Compile those two, with `torch.compile`'s options."""
+        self.read, self.add_unit = torch.compile(read, **options), torch.compile(add_unit, **options)
+
+    def __call__(self, hidden_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
+        units = [cast("HybridUnit", unit) for unit in self.layer.units]
+        mixed = [unit.attention(hidden_BSD, places) for unit in units]
+        gates_NWMG, parameters, frame = self.read([unit.recurrence for unit in units], mixed, lengths_B)
+        states_NMWU = recur_together(gates_NWMG, *parameters).transpose(1, 2)
+        shares_U = torch.softmax(self.layer.mix, dim=0)
+        total_BSD = torch.zeros_like(hidden_BSD)
+        for index, unit in enumerate(units):
+            directions = states_NMWU[2 * index], states_NMWU[2 * index + 1]
+            total_BSD = self.add_unit(total_BSD, shares_U[index], unit, hidden_BSD, mixed[index], directions, frame)
+        return total_BSD
 
 
 def run_units_together(network: HybridModel) -> None:
     """Let a network's hybrid layer run its recurrences at once; not one of a width that the kernels do not take."""
     layer: nn.Module = network.hybrid  # which another stage of a pipeline may hold
     if isinstance(layer, HybridLayer) and takes(network.config.d_model // 2):
-        vars(layer)["forward"] = partial(_forward, layer)
+        vars(layer)["forward"] = UnitsTogether(layer)
 
 
-def _forward(layer: HybridLayer, hidden_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
-    """[B,S,D] → [B,S,D], as the layer's own."""
-    units = [cast("HybridUnit", unit) for unit in layer.units]
-    recurrences = [unit.recurrence for unit in units]
-    mixed = [unit.attention(hidden_BSD, places) for unit in units]
-    recurred = recur(recurrences, mixed, lengths_B)
-    return layer.weigh([unit.add(hidden_BSD, *parts) for unit, *parts in zip(units, mixed, recurred, strict=True)])
-
-
-def recur(recurrences: list[BidirectionalRecurrence], inputs: list[Tensor], lengths_B: Tensor | None) -> list[Tensor]:
-    """What each GRU makes of its input, [B,S,D] → [B,S,2U] each; all of one size."""
+def read(
+    recurrences: list[BidirectionalRecurrence], inputs: list[Tensor], lengths_B: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Frame]:
+    """What inputs [B,S,D] give to the gates of their GRUs [N,W,M,G], two directions each, the parameters that
+    `recur_together` takes with it, and where the windows lie."""
     windows = [each.windows(hidden_BSD, lengths_B) for each, hidden_BSD in zip(recurrences, inputs, strict=True)]
-    gates, weights, biases = [], [], []
-    for recurrence, own in zip(recurrences, windows, strict=True):
-        for suffix, read_MWD in zip(DIRECTIONS, (own.forward_MWD, own.backward_MWD), strict=True):
-            into_GD, among_GU, into_G, among_G = recurrence.parameters_of(suffix)
-            outer_G, inner_U = among_G.split([2 * recurrence.units, recurrence.units])
-            bias_G = into_G + functional.pad(outer_G, (0, recurrence.units))
-            gates.append(functional.linear(read_MWD.transpose(0, 1), into_GD, bias_G))
-            weights.append(among_GU)
-            biases.append(inner_U)
-    gates_NWMG = torch.stack(gates)
-    del gates  # as large again
-    dtype = gates_NWMG.dtype
-    states_NWMU = recur_together(gates_NWMG, torch.stack(weights).to(dtype), torch.stack(biases).to(dtype))
-    states_NMWU = states_NWMU.transpose(1, 2)
-    return [own.join(states_NMWU[2 * index], states_NMWU[2 * index + 1]) for index, own in enumerate(windows)]
+    read_NWMD = torch.stack([each.transpose(0, 1) for own in windows for each in (own.forward_MWD, own.backward_MWD)])
+    own = [each.parameters_of(suffix) for each in recurrences for suffix in DIRECTIONS]
+    into_NGD, among_NGU, into_NG, among_NG = (torch.stack(each) for each in zip(*own, strict=True))
+    gates_NWMG = (read_NWMD.flatten(1, 2) @ into_NGD.mT).unflatten(1, read_NWMD.shape[1:3])
+    units = among_NGU.shape[-1]
+    outer_NG, inner_NU = among_NG.split([2 * units, units], dim=1)
+    parameters = among_NGU.to(gates_NWMG.dtype), into_NG + functional.pad(outer_NG, (0, units)), inner_NU
+    return gates_NWMG, parameters, windows[0].frame
+
+
+def add_unit(
+    total_BSD: Tensor,
+    share: Tensor,
+    unit: HybridUnit,
+    hidden_BSD: Tensor,
+    mixed_BSD: Tensor,
+    directions: tuple[Tensor, Tensor],
+    frame: Frame,
+) -> Tensor:
+    """A unit's share added to the total, from its parts and its recurrence's states on windows [M,W,U]."""
+    return total_BSD + share * unit.add(hidden_BSD, mixed_BSD, frame.join(*directions))

@@ -20,10 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-import model.losses
 from model.configuration import HybridConfig
-from model.hybrid import HybridUnit
-from model.network import HybridModel
 from training.checkpoint import Progress, load_checkpoint, load_whole, save_checkpoint
 from training.config import Recipe
 from training.data.batches import Batch, Batches
@@ -31,8 +28,7 @@ from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
-from training.kernels import choose_kernels
-from training.memory import repeated_layers
+from training.kernels import choose_kernels, compile_layers
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
@@ -182,13 +178,6 @@ def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBa
 
 def _own_slice(batch: Batch, mesh: Mesh, config: HybridConfig) -> Batch:
     return slice_of_source(batch, mesh.sequence.rank, mesh.sequence.size, config.recurrent_block)
-
-
-def compile_layers(network: HybridModel) -> None:
-    """Compile what repeats, one graph for all layers of a kind; of hybrid units the attention alone."""
-    for layer in repeated_layers(network):
-        (layer.attention if isinstance(layer, HybridUnit) else layer).compile()
-    model.losses.token_losses = torch.compile(model.losses.token_losses)
 
 
 def save_weights(recipe: Recipe, progress: Progress) -> None:

@@ -27,14 +27,13 @@ def side_by_side() -> ModuleType:
 
 def recur_together(side_by_side: ModuleType, recurrences: list[nn.GRU], inputs: list[Tensor]) -> Tensor:
     """States [N,W,M,U] of one-directional GRUs on [W,M,D] each."""
-    gates = []
-    for one, read in zip(recurrences, inputs, strict=True):
-        outer, _ = one.bias_hh_l0.split([2 * one.hidden_size, one.hidden_size])
-        bias = one.bias_ih_l0 + torch.cat([outer, outer.new_zeros(one.hidden_size)])
-        gates.append(nn.functional.linear(read, one.weight_ih_l0, bias))
+    units = recurrences[0].hidden_size
+    gates = [nn.functional.linear(read, one.weight_ih_l0) for one, read in zip(recurrences, inputs, strict=True)]
     weights = torch.stack([one.weight_hh_l0 for one in recurrences])
-    biases = torch.stack([one.bias_hh_l0[2 * one.hidden_size :] for one in recurrences])
-    return side_by_side.recur_together(torch.stack(gates), weights, biases)
+    inner = torch.stack([one.bias_hh_l0[2 * units :] for one in recurrences])
+    outer = torch.stack([one.bias_ih_l0 + one.bias_hh_l0 for one in recurrences])
+    outer = outer - nn.functional.pad(inner, (2 * units, 0))
+    return side_by_side.recur_together(torch.stack(gates), weights, outer, inner)
 
 
 @pytest.mark.parametrize(

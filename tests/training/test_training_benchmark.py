@@ -15,9 +15,9 @@ from model.losses import IGNORE
 from model.network import HybridModel
 from training.benchmark import Workload, made_up_batch, measure
 from training.config import ObjectivesSection
+from training.kernels import compile_layers
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
-from training.train import compile_layers
 
 SMALL = Workload(preset="nano", rows=3, source_tokens=40, target_tokens=16, steps=2, warmup_steps=1)
 
