@@ -58,8 +58,9 @@ def test_states_and_gradients_are_those_of_the_library(
         torch.testing.assert_close(one, other, **tolerance)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled"])
 @pytest.mark.parametrize("lengths", [[53, 20, 1, 17], [9, 3, 1, 8], [16, 16, 16, 16], None], ids=str)
-def test_a_network_computes_what_it_did(side_by_side: ModuleType, lengths: list[int] | None) -> None:
+def test_a_network_computes_what_it_did(side_by_side: ModuleType, lengths: list[int] | None, compiled: bool) -> None:
     torch.manual_seed(0)
     network = HybridModel(HybridConfig.from_preset("nano", dropout=0.0)).to(DEVICE)
     size = max(lengths or [40])
@@ -71,6 +72,8 @@ def test_a_network_computes_what_it_did(side_by_side: ModuleType, lengths: list[
     before = network.encode(source, lengths_B)
     wanted = torch.autograd.grad(before, parameters, upstream)
     side_by_side.run_units_together(network)
+    if compiled:
+        vars(network.hybrid)["forward"].compile(backend="aot_eager", fullgraph=True)
     after = network.encode(source, lengths_B)
     tolerance = {"atol": 2e-2, "rtol": 2e-2} if GPU else {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(after[inside], before[inside], **tolerance)

@@ -59,7 +59,7 @@ max_steps = {steps}
 
 [run]
 output = "{output}"
-device = "cpu"
+device = "{device}"
 precision = "fp32"
 log_every = 1
 checkpoint_every = {checkpoint_every}
@@ -81,7 +81,15 @@ def narrow(corpora: Path, trained_tokenizer: Path, tmp_path_factory: pytest.Temp
 def write(folder: Path, data: Path, tokenizer: Path, name: str, parallel: str = "", **fields: object) -> Path:
     """A recipe whose run goes to `folder / name`."""
     path = folder / f"{name}.toml"
-    values = {"dropout": 0.0, "micro_batches": 2, "optimizer": "adamw", "steps": STEPS, "checkpoint_every": 5, **fields}
+    values = {
+        "dropout": 0.0,
+        "micro_batches": 2,
+        "optimizer": "adamw",
+        "steps": STEPS,
+        "checkpoint_every": 5,
+        "device": "cpu",
+        **fields,
+    }
     text = RECIPE.format(data=data, tokenizer=tokenizer, output=folder / name, parallel=parallel, **values)
     path.write_text(text)
     return path
