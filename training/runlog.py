@@ -1,4 +1,7 @@
-"""What a run tells while it goes: a progress bar, `metrics.jsonl`, and TensorBoard where it is asked for."""
+"""What a run tells while it goes: a progress bar, `metrics.jsonl`, and TensorBoard where it is asked for.
+
+Where standard error is no terminal but a file, a line for every line of the metrics stands in for the bar.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,13 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(folder / "tensorboard")
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=1.0)
         self._forget(time.perf_counter())
@@ -63,6 +71,11 @@ class RunLog:
         self._file.close()
         if self._writer is not None:
             self._writer.close()
+
+    def tell(self, text: str) -> None:
+        """One line for who watches."""
+        if not self._silent:
+            self._console.print(text, markup=False)
 
     def count(self, tokens: int, flops: float = 0.0) -> None:
         """A step that is done: the tokens that went through the network, and its useful FLOPs, of all processes."""
@@ -103,6 +116,8 @@ class RunLog:
         if line["mfu"] is not None:
             summary += f"  MFU {line['mfu']:.1%}"
         self._bar.update(self._task, description=summary, completed=min(1.0, done))
+        if self._bar.disable:
+            self.tell(f"{summary}  {min(1.0, done):.0%} done")
 
     def _forget(self, now_s: float) -> None:
         """Begin to count anew."""

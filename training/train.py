@@ -78,6 +78,7 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
     ) as log:
         if mesh.is_first:
             note_recipe(recipe)
+        log.tell(_beginning(recipe, mesh, progress))
         for batch in load_batches(recipe, mesh, progress.step):
             progress.elapsed_s = agreed(resumed_s + time.perf_counter() - started_s)
             if schedule.is_over(progress.step, progress.elapsed_s):
@@ -104,6 +105,17 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
         save_weights(recipe, progress)
     mesh.barrier()
     return progress
+
+
+def _beginning(recipe: Recipe, mesh: Mesh, progress: Progress) -> str:
+    """What a run is about to do."""
+    device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else "CPU"
+    text = f"training {recipe.model.preset} on {mesh.layout.world_size} × {device}, into {recipe.run.output}"
+    if progress.step:
+        text += f", from step {progress.step} on"
+    if recipe.run.compile:
+        text += "; the first steps of each size of rows compile, which takes a minute or more"
+    return text
 
 
 def pick_device(name: str) -> torch.device:
