@@ -39,7 +39,7 @@ class Rotation(NamedTuple):
 
 
 def make_rotation(size: int, width: int, device: torch.device | None = None) -> Rotation:
-    """Of rows of a size, for heads of a width."""
+    """Of rows of `size` tokens, for heads of an even width E; F are their planes, E/2."""
     angle_S1F = angles(size, width, BASE, device)[:, None]
     cosine_S1F, sine_S1F = angle_S1F.cos(), angle_S1F.sin()
     return Rotation(torch.cat([cosine_S1F, cosine_S1F], dim=-1), torch.cat([-sine_S1F, sine_S1F], dim=-1))

@@ -6,8 +6,9 @@ computes a step of all N at once, the product with the state and the gates in on
     forward    h_t = (1 - z)·n + z·h_{t-1},  n = tanh(x_n + a_n + r·(W_n h_{t-1} + b)),  r, z = σ(x + a + W h_{t-1})
     backward   dh_t = dy_t + z·dh_{t+1} + Wᵀ d(gates of t+1), and from it the gradients of the gates of t
 
-(Cho et al. 2014, in the form and the order of gates of torch.nn.GRU.) The weights' gradient is one product over all
-steps afterwards. States are carried in float32. Letters: N recurrences, W steps, M rows, U units, G = 3·U gates.
+(Cho et al. 2014, in the form and the order of gates of torch.nn.GRU.) x is what the inputs give, a and b are biases.
+The weights' gradient is one product over all steps afterwards. States are carried in float32. Letters: N recurrences,
+W steps, M rows, U units, G = 3·U gates.
 """
 
 from __future__ import annotations
@@ -124,15 +125,15 @@ def _forward_step(
     gates, weight, outer, inner, states, kept, carried, step,
     steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    one, unit, column, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
+    one, unit, offset, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
 
     reset = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     update = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     new = tl.full((TILE_ROWS, TILE), 0, tl.float32)
     if step > 0:
         for begin in range(0, UNITS, TILE):
-            before = tl.load(states + (place - rows)[:, None] * UNITS + (begin + column)[None, :], there, 0.0)
-            matrix = weight + (one * 3 * UNITS + unit)[None, :] * UNITS + (begin + column)[:, None]
+            before = tl.load(states + (place - rows)[:, None] * UNITS + (begin + offset)[None, :], there, 0.0)
+            matrix = weight + (one * 3 * UNITS + unit)[None, :] * UNITS + (begin + offset)[:, None]
             reset = tl.dot(before, tl.load(matrix), reset)
             update = tl.dot(before, tl.load(matrix + UNITS * UNITS), update)
             new = tl.dot(before, tl.load(matrix + 2 * UNITS * UNITS), new)
@@ -161,7 +162,7 @@ def _backward_step(
     wanted, weight, states, kept, gates, carried, step,
     steps, rows, UNITS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    one, unit, inner, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
+    one, unit, offset, there, place, own = _tile(step, steps, rows, UNITS, TILE_ROWS, TILE)
     dtype = states.dtype.element_ty
 
     slope = tl.load(wanted + place[:, None] * UNITS + unit[None, :], there, 0.0).to(tl.float32)
@@ -169,8 +170,8 @@ def _backward_step(
         after = (place + rows)[:, None]
         total = tl.full((TILE_ROWS, TILE), 0, tl.float32)
         for begin in range(0, UNITS, TILE):
-            column = (begin + inner)[None, :]
-            matrix = weight + (one * 3 * UNITS + begin + inner)[:, None] * UNITS + unit[None, :]
+            column = (begin + offset)[None, :]
+            matrix = weight + (one * 3 * UNITS + begin + offset)[:, None] * UNITS + unit[None, :]
             gate = gates + after * (3 * UNITS) + column
             total = tl.dot(tl.load(gate, there, 0.0), tl.load(matrix), total)
             total = tl.dot(tl.load(gate + UNITS, there, 0.0), tl.load(matrix + UNITS * UNITS), total)

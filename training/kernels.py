@@ -11,9 +11,6 @@ from model.hybrid import HybridUnit
 from model.network import HybridModel
 from training.memory import repeated_layers
 
-COMPILER: dict[str, Any] = {"dynamic": False, "options": {"max_autotune_pointwise": True}}
-"""A graph for every size of rows, of which a run has two, and the fastest of several tilings of every fused kernel."""
-
 
 def choose_kernels() -> None:
     """TF32 for what is computed in float32. Attention's kernel PyTorch chooses: on an H100 cuDNN's, whose gradients
@@ -33,10 +30,15 @@ def join_recurrences(network: HybridModel, device: torch.device) -> None:
         run_units_together(network)
 
 
-def compile_layers(network: HybridModel) -> None:
-    """Compile what repeats, one graph for all layers of a kind; of hybrid units what is no recurrence."""
+def compile_layers(network: HybridModel, *, tuned: bool = True) -> None:
+    """Compile what repeats, one graph for all layers of a kind; of hybrid units what is no recurrence.
+
+    Each size of rows, of which a run has two, gets graphs of its own. `tuned` ones take the fastest of several tilings
+    of every fused kernel: not for processes that must round alike.
+    """
+    options: dict[str, Any] = {"dynamic": False, "options": {"max_autotune_pointwise": tuned}}
     for layer in repeated_layers(network):
-        (layer.attention if isinstance(layer, HybridUnit) else layer).compile(**COMPILER)
-    if together := vars(network.hybrid).get("forward"):  # which `join_recurrences` put there
-        together.compile(**COMPILER)
-    model.losses.token_losses = torch.compile(model.losses.token_losses, **COMPILER)
+        (layer.attention if isinstance(layer, HybridUnit) else layer).compile(**options)
+    if together := getattr(network.hybrid.forward, "compile", None):  # where `join_recurrences` put it
+        together(**options)
+    model.losses.token_losses = torch.compile(model.losses.token_losses, **options)

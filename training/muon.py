@@ -76,6 +76,7 @@ class Muon(torch.optim.Optimizer):
         weights, gradients, momenta = (list(each) for each in zip(*stack, strict=True))
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        # Transposed ones would be added one by one.
         updates = orthogonalise(torch.stack(nesterov)).to(weights[0].dtype, memory_format=torch.contiguous_format)
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, updates.unbind(0), alpha=-group["lr"] * scale)

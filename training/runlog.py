@@ -46,7 +46,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(folder / "tensorboard")
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -75,7 +75,7 @@ class RunLog:
     def tell(self, text: str) -> None:
         """One line for who watches."""
         if not self._silent:
-            self._console.print(text, markup=False)
+            self._console.print(text)
 
     def count(self, tokens: int, flops: float = 0.0) -> None:
         """A step that is done: the tokens that went through the network, and its useful FLOPs, of all processes."""

@@ -64,7 +64,8 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
     engine = make_engine(recipe, mesh, pick_dtype(recipe.run.precision, mesh.device))
     progress = load_checkpoint(output, engine)
     if recipe.run.compile:
-        compile_layers(engine.stage.network)
+        # What tensor ranks repeat stays alike only if they add in the same order.
+        compile_layers(engine.stage.network, tuned=mesh.tensor.size == 1)
     resumed_s, started_s = progress.elapsed_s, time.perf_counter()
     # Only a run that ends by the clock needs one clock for all.
     agreed = mesh.agreed if recipe.schedule.max_minutes is not None else float

@@ -1,4 +1,4 @@
-"""Gradients of attention as training computes it on a GPU: those of plain arithmetic."""
+"""Gradients of attention as training computes it on a GPU: those of plain arithmetic; and what is compiled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+import model.losses
 from model.attention import key_mask
-from training.kernels import choose_kernels
+from model.configuration import HybridConfig
+from model.network import HybridModel
+from training.kernels import choose_kernels, compile_layers
+from training.layout import Layout
+from training.parallel.mesh import join
+from training.parallel.sequence import apply_sequence_parallel
 
 LENGTHS = [384, 250, 97, 31]
 
@@ -42,3 +48,13 @@ def _gradients(
     inputs = [each.to(dtype).requires_grad_() for each in (queries, keys, values)]
     mixed = functional.scaled_dot_product_attention(*inputs, attn_mask=mask, is_causal=causal)
     return torch.autograd.grad(mixed, inputs, upstream.to(dtype))
+
+
+def test_what_sequence_parallelism_put_on_the_hybrid_layer_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.losses, "token_losses", model.losses.token_losses)  # which compiling replaces
+    network = HybridModel(HybridConfig.from_preset("nano"))
+    with join(Layout(), torch.device("cpu"), grouped=True):
+        apply_sequence_parallel(network, None)
+        compile_layers(network)
+    assert network.hybrid._compiled_call_impl is None
+    assert all(layer._compiled_call_impl is not None for layer in network.generative.layers)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ DEADLINE_S = 280
 COMPARED = ("loss", "masked", "continuation", "qa", "summary", "router")
 
 
-def start(recipe: Path, processes: int) -> subprocess.Popen[str]:
-    """`trident train`, under torchrun where there are several."""
+def start(recipe: Path, processes: int, program: Sequence[str] = ("deploy", "train")) -> subprocess.Popen[str]:
+    """`trident train`, or another module's command, under torchrun where there are several."""
     launcher: list[str] = []
     if processes > 1:
         launcher = [
@@ -30,7 +31,7 @@ def start(recipe: Path, processes: int) -> subprocess.Popen[str]:
             str(_free_port()),
             "-m",
         ]
-    command = [sys.executable, "-m", *launcher, "deploy", "train", str(recipe)]
+    command = [sys.executable, "-m", *launcher, *program, str(recipe)]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -41,9 +42,11 @@ def start(recipe: Path, processes: int) -> subprocess.Popen[str]:
     )
 
 
-def launch(recipe: Path, processes: int, deadline_s: float = DEADLINE_S) -> str:
+def launch(
+    recipe: Path, processes: int, deadline_s: float = DEADLINE_S, program: Sequence[str] = ("deploy", "train")
+) -> str:
     """A run to its end; returns what it printed."""
-    process = start(recipe, processes)
+    process = start(recipe, processes, program)
     try:
         told = process.communicate(timeout=deadline_s)[0]
     finally:

@@ -2,15 +2,14 @@
 
     python -m tests.training.parallel.on_gpus RESULTS.json
 
-No test of the suite, which needs no GPU. Products are in float32 and recurrences PyTorch's own, as on the CPU: TF32, in
-which a GPU trains, rounds by more than the limit.
+Not a test of the suite, which does without GPUs; with fewer than two the processes compute on the CPU. Products are in
+float32 and recurrences PyTorch's own, as there: TF32, in which a GPU trains, rounds by more than the limit.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -22,7 +21,7 @@ import training.engine
 import training.train
 from model.tokenizer import save_tokenizer, train_tokenizer
 from tests.training.parallel.conftest import STEPS, write
-from tests.training.parallel.launching import ROOT, largest_difference
+from tests.training.parallel.launching import largest_difference, launch
 from tests.training.parallel.test_parity import LIMIT
 from tests.training.tiny_corpora import write_corpora
 from training.config import load_recipe
@@ -37,8 +36,8 @@ LAYOUTS = {
     "ZeRO-2": "zero = 2",
     "ZeRO-3": "zero = 3\nwhole_below = 0",
 }
-ONE_PROCESS = "one process"
-DEADLINE_S = 300
+ONE_PROCESS = ("tests.training.parallel.on_gpus", "train")
+"""This module's command for one process of a run."""
 
 
 def compare(results: Path, device: str) -> None:
@@ -51,10 +50,10 @@ def compare(results: Path, device: str) -> None:
         save_tokenizer(train_tokenizer(tokenizer_texts(corpora)), tokenizer)
         prepare(corpora, data, tokenizer, workers=1, qa_window=64)
         single = write(folder, data, tokenizer, "single", device=device)
-        run(single, processes=1)
+        launch(single, 1, program=ONE_PROCESS)
         for layout, parallel in LAYOUTS.items():
             recipe = write(folder, data, tokenizer, layout.replace(" ", "_"), parallel, device=device)
-            run(recipe, processes=2)
+            launch(recipe, 2, program=ONE_PROCESS)
             difference = largest_difference(recipe.with_suffix(""), single.with_suffix(""))
             print(f"{layout}: {difference:.2g}, the limit is {LIMIT}")
             rows.append({"layout": layout, "processes": 2, "largest_loss_difference": difference})
@@ -72,16 +71,6 @@ def about(device: str) -> dict[str, object]:
     }
 
 
-def run(recipe: Path, *, processes: int) -> None:
-    """A run to its end; what it printed is shown where it fails."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    command = [sys.executable, "-m", *(launcher if processes > 1 else []), __spec__.name, ONE_PROCESS, str(recipe)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
-    if done.returncode:
-        sys.exit(f"{recipe.stem} failed:\n{(done.stdout + done.stderr)[-4_000:]}")
-
-
 def train_exactly(recipe: Path) -> None:
     """One process of a run."""
     training.engine.join_recurrences = lambda network, device: None
@@ -90,7 +79,8 @@ def train_exactly(recipe: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == ONE_PROCESS:
+    if sys.argv[1] == ONE_PROCESS[-1]:
         train_exactly(Path(sys.argv[2]))
     else:
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
         compare(Path(sys.argv[1]), "cuda" if torch.cuda.device_count() > 1 else "cpu")
