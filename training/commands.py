@@ -23,15 +23,21 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(help="In place of the recipe's.", min=0.01)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print how far it came as JSON.")] = False,
 ) -> None:
-    """Train a network; a run that was killed goes on from its last checkpoint."""
+    """Train a network; a run that was killed goes on from its last checkpoint. SIGTERM and Ctrl-C save one first."""
     from training.config import load_recipe
+    from training.interruption import InterruptedRun
     from training.parallel.mesh import speaks_for_all
     from training.train import train as run
 
     loaded = load_recipe(recipe)
     if max_minutes is not None:
         loaded.schedule.max_minutes = max_minutes
-    progress = run(loaded)
+    try:
+        progress = run(loaded)
+    except InterruptedRun as ended:
+        if speaks_for_all():
+            typer.echo(ended, err=True)
+        raise typer.Exit(128 + ended.number) from None
     if not speaks_for_all():
         return
     weights, minutes = loaded.run.output / "weights", progress.elapsed_s / 60

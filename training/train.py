@@ -28,6 +28,7 @@ from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
+from training.interruption import InterruptedRun, Interruption, leave_signals_to_the_run
 from training.kernels import choose_kernels, compile_layers
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
@@ -44,7 +45,8 @@ def train(recipe: Recipe) -> Progress:
 
     The processes that `torchrun` or `deepspeed` started run it together.
 
-    Raises ValueError where recipe, processes, data and the output's last checkpoint do not fit each other.
+    Raises InterruptedRun after SIGTERM or SIGINT, once a checkpoint is written; ValueError where recipe, processes,
+    data and the output's last checkpoint do not fit each other.
     """
     device = pick_device(recipe.run.device)
     config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
@@ -70,13 +72,14 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
     # Only a run that ends by the clock needs one clock for all.
     agreed = mesh.agreed if recipe.schedule.max_minutes is not None else float
 
-    with RunLog(
+    log = RunLog(
         output,
         tensorboard=recipe.run.tensorboard,
         steps_done=progress.step,
         silent=not mesh.is_first,
         peak_flops=peak_of_run(mesh),
-    ) as log:
+    )
+    with log, Interruption() as interruption:
         if mesh.is_first:
             note_recipe(recipe)
         log.tell(_beginning(recipe, mesh, progress))
@@ -90,7 +93,8 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
             progress.step += 1
             progress.tokens += batch.tokens
             log.count(batch.tokens, step_flops(engine.stage.network.config, batch, mesh))
-            if progress.step % recipe.run.log_every == 0:
+            is_logged = progress.step % recipe.run.log_every == 0
+            if is_logged:
                 values = {
                     **engine.total(losses),
                     "gradient_norm": float(norm),
@@ -99,8 +103,11 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
                     "elapsed_s": progress.elapsed_s,
                 }
                 log.record(progress.step, schedule.progress(progress.step, progress.elapsed_s), values)
-            if progress.step % recipe.run.checkpoint_every == 0:
+            stopped_by = interruption.agreed(mesh, now=is_logged)
+            if stopped_by or progress.step % recipe.run.checkpoint_every == 0:
                 save_checkpoint(output, engine, progress)
+            if stopped_by:
+                raise InterruptedRun(stopped_by, progress.step)
     save_checkpoint(output, engine, progress)
     if mesh.is_first:
         save_weights(recipe, progress)
@@ -175,6 +182,7 @@ def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBa
         sampler=range(first_step, 1 << 40),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_signals_to_the_run,
         pin_memory=mesh.device.type == "cuda",
         generator=torch.Generator(),  # a loader draws a seed: from the global one, a resumed run's dropout would differ
     )
