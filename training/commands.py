@@ -72,6 +72,8 @@ def measure(
         activation_checkpointing=checkpointing,
         remark=remark,
     )
+    how = ", which compile, a minute or more" if compile_layers else ""
+    typer.echo(f"{workload.warmup_steps} steps to warm up{how}, then {steps} that count", err=True)
     result = run(workload)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
