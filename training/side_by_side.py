@@ -24,7 +24,7 @@ class UnitsTogether:
     """What stands for a hybrid layer's forward pass: [B,S,D] → [B,S,D], as the layer's own.
 
     Around the recurrences' steps stand two functions that a compiler may take: `make_gates`, once for all units, and
-    `add_unit`, once for each. All in one, the units' sum was the slowest kernel of a step (docs/benchmarks.md).
+    `add_unit`, once for each. In one graph, all units' sum took a tenth of a step (docs/benchmarks.md).
     """
 
     def __init__(self, layer: HybridLayer) -> None:
