@@ -84,8 +84,10 @@ class RunLog:
             self._tokens += tokens
             self._flops += flops
 
-    def record(self, step: int, done: float, values: Mapping[str, float]) -> None:
+    def record(self, step: int, done: float, values: Mapping[str, float]) -> float | None:
         """Write a line: the given values, throughput and MFU since the last one, and the device's peak memory.
+
+        Returns the seconds of a step since the last line; None where the log is silent.
 
         Args:
             step: steps done.
@@ -93,14 +95,15 @@ class RunLog:
             values: what was measured at this step.
         """
         if self._silent:
-            return
+            return None
         now_s = time.perf_counter()
         passed_s = max(1e-9, now_s - self._since_s)
         tokens_per_s = self._tokens / passed_s
+        step_s = passed_s / max(1, self._steps)
         line: dict[str, float | None] = {
             "step": step,
             **values,
-            "step_s": passed_s / max(1, self._steps),
+            "step_s": step_s,
             "tokens_per_s": tokens_per_s,
             "mfu": None if self._peak_flops is None else self._flops / passed_s / self._peak_flops,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
@@ -118,6 +121,7 @@ class RunLog:
         self._bar.update(self._task, description=summary, completed=min(1.0, done))
         if self._bar.disable:
             self.tell(f"{summary}  {min(1.0, done):.0%} done")
+        return step_s
 
     def _forget(self, now_s: float) -> None:
         """Begin to count anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from training.config import ScheduleSection
@@ -27,6 +28,13 @@ class Schedule:
     def is_over(self, step: int, elapsed_s: float) -> bool:
         """Whether the run has reached its end before this step."""
         return self.progress(step, elapsed_s) >= 1
+
+    def steps_expected(self, step: int, elapsed_s: float, step_s: float) -> float:
+        """Steps of the whole run, if all that are left take `step_s` seconds."""
+        limits = self.section
+        by_steps = limits.max_steps if limits.max_steps is not None else math.inf
+        by_time = step + (60 * limits.max_minutes - elapsed_s) / step_s if limits.max_minutes is not None else math.inf
+        return min(by_steps, by_time)
 
     def factor(self, step: int, elapsed_s: float) -> float:
         """What the learning rates are multiplied by at this step."""

@@ -36,6 +36,8 @@ from training.runlog import RunLog
 from training.schedule import Schedule
 from training.utilisation import peak_of_run, step_flops
 
+PACE_LINES = 10
+"""Lines of the metrics after which a run says how many steps its clock will let it take."""
 WEIGHTS = "weights"
 """Folder of the trained network under the run's output, as `save_pretrained` writes it."""
 
@@ -95,14 +97,8 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
             log.count(batch.tokens, step_flops(engine.stage.network.config, batch, mesh))
             is_logged = progress.step % recipe.run.log_every == 0
             if is_logged:
-                values = {
-                    **engine.total(losses),
-                    "gradient_norm": float(norm),
-                    "rate_factor": factor,
-                    "tokens": progress.tokens,
-                    "elapsed_s": progress.elapsed_s,
-                }
-                log.record(progress.step, schedule.progress(progress.step, progress.elapsed_s), values)
+                values = {**engine.total(losses), "gradient_norm": float(norm), "rate_factor": factor}
+                _record(log, recipe, schedule, progress, values)
             stopped_by = interruption.agreed(mesh, now=is_logged)
             if stopped_by or progress.step % recipe.run.checkpoint_every == 0:
                 save_checkpoint(output, engine, progress)
@@ -123,6 +119,27 @@ def _beginning(recipe: Recipe, mesh: Mesh, progress: Progress) -> str:
         text += f", from step {progress.step} on"
     if recipe.run.compile:
         text += "; the first steps of each size of rows compile, which takes a minute or more"
+    return text
+
+
+def _record(log: RunLog, recipe: Recipe, schedule: Schedule, progress: Progress, values: dict[str, float]) -> None:
+    """A line of the metrics; and once, of a run that ends by the clock, its pace."""
+    values = {**values, "tokens": progress.tokens, "elapsed_s": progress.elapsed_s}
+    step_s = log.record(progress.step, schedule.progress(progress.step, progress.elapsed_s), values)
+    ends_by_clock = recipe.schedule.max_minutes is not None
+    if ends_by_clock and step_s is not None and progress.step == PACE_LINES * recipe.run.log_every:
+        log.tell(_pace(recipe, schedule, progress, step_s))
+
+
+def _pace(recipe: Recipe, schedule: Schedule, progress: Progress, step_s: float) -> str:
+    """How many steps the clock lets a run have, and whether that is enough for its mixture, which counts in steps."""
+    steps = schedule.steps_expected(progress.step, progress.elapsed_s, step_s)
+    text = f"at {step_s:.3g} s a step this run will have about {steps:,.0f} steps"
+    if steps < recipe.mixture.end:
+        text += (
+            f", but mixture.end = {recipe.mixture.end:,}: the late weights will not be reached; "
+            "lower mixture.begin and mixture.end, or raise schedule.max_minutes"
+        )
     return text
 
 

@@ -51,3 +51,16 @@ def test_a_run_is_over_at_its_first_limit(limits: dict[str, float], step: int, e
 def test_without_warmup_or_decay_the_rate_is_constant() -> None:
     found = schedule(max_steps=10, warmup_steps=0, decay_fraction=0.0)
     assert [found.factor(step, 0.0) for step in range(10)] == [1.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"max_steps": 100}, 100),
+        ({"max_minutes": 1.0}, 10 + 50 / 0.5),
+        ({"max_steps": 100, "max_minutes": 1.0}, 100),
+        ({"max_steps": 200, "max_minutes": 1.0}, 110),
+    ],
+)
+def test_the_steps_of_a_run_are_expected_at_its_pace(limits: dict[str, float], expected: float) -> None:
+    assert schedule(**limits).steps_expected(step=10, elapsed_s=10.0, step_s=0.5) == pytest.approx(expected)

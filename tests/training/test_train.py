@@ -202,6 +202,18 @@ def test_a_run_ends_at_its_minutes(prepared: Path, trained_tokenizer: Path, tmp_
     assert (tmp_path / "run/weights/model.safetensors").is_file()
 
 
+def test_a_run_by_the_clock_says_where_its_mixture_will_not_get(
+    prepared: Path, trained_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = RECIPE.format(data=prepared, tokenizer=trained_tokenizer, output=tmp_path / "run")
+    text = text.replace("max_steps = 30", "max_minutes = 0.1").replace("end = 15", "end = 1_000_000")
+    (tmp_path / "recipe.toml").write_text(text)
+    train(load_recipe(tmp_path / "recipe.toml"))
+    told = [line for line in capsys.readouterr().err.splitlines() if "s a step this run will have about" in line]
+    assert len(told) == 1
+    assert "but mixture.end = 1,000,000: the late weights will not be reached" in told[0]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_said() -> None:
     with pytest.raises(ValueError, match=r'run\.device is "cuda", and PyTorch finds no GPU'):
