@@ -65,7 +65,7 @@ def write_bundle(contents: BundleContents, tokenizer: Path, output: Path, *, ove
     Raises:
         ValueError: the output is taken, or the tokenizer does not fit the model.
     """
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     special_tokens = read_special_tokens(tokenizer, int(contents.config["vocab_size"]))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as workshop:
@@ -133,7 +133,7 @@ def _describe(
     )
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     is_bundle = (output / MANIFEST_NAME).is_file()

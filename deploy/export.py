@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from deploy.bundle import BundleContents, write_bundle
+from deploy.bundle import BundleContents, check_output, write_bundle
 from deploy.difference import TOLERANCES
 from deploy.graphs.catalog import DEFAULT_OPSET, GRAPHS, build_graph
 from deploy.graphs.precision import Narrower
@@ -58,6 +58,7 @@ def export_bundle(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_output(output, overwrite)
     provenance = dict(provenance or {})
     config = config_fields(model)
     models = build_models(model, precision=precision, opset=opset)

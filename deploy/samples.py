@@ -54,10 +54,9 @@ def load_samples(path: Path) -> list[Sample]:
 
 def encode_samples(folder: Path, samples: Iterable[Sample], *, limit: int) -> list[Source]:
     """Source sequences of at most `limit` tokens: task token, input and, for qa, `<sep>` and context."""
-    from tokenizers import Tokenizer
+    from model.tokenizer import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
+    tokenizer = load_tokenizer(folder)
     separator = tokenizer.token_to_id("<sep>")
     sources = []
     for sample in samples:

@@ -72,10 +72,12 @@ def measure(
         activation_checkpointing=checkpointing,
         remark=remark,
     )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a"):  # fails now rather than when all is measured
+        pass
     how = ", which compile, a minute or more" if compile_layers else ""
     typer.echo(f"{workload.warmup_steps} steps to warm up{how}, then {steps} that count", err=True)
     result = run(workload)
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8")
     typer.echo(f"{output}: {result.tokens_per_s:,.0f} tokens/s on {result.device}")
 

@@ -6,6 +6,7 @@ something else for an hour.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,9 @@ class DataSection:
     workers: int = 0
     """Processes that build batches; 0 builds them in the training process."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, "workers", 0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -172,8 +176,10 @@ class OptimizerSection:
     def __post_init__(self) -> None:
         if self.kind not in OPTIMIZERS:
             raise ValueError(f"optimizer.kind must be one of {', '.join(OPTIMIZERS)}, got {self.kind!r}")
-        if self.clip <= 0:
-            raise ValueError(f"optimizer.clip must be positive, got {self.clip}")
+        for name in ("matrix_learning_rate", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"optimizer.{name} must be positive, got {value}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -252,6 +258,8 @@ class RunSection:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.output == Path():
+            raise ValueError("run.output must name a folder of the run's own, got the working directory")
         if self.precision not in PRECISIONS:
             raise ValueError(f"run.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.device not in DEVICES:
@@ -316,4 +324,5 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
 def _at_least(section: Any, name: str, smallest: int) -> None:
     value = getattr(section, name)
     if value < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, got {value}")
+        table = type(section).__name__.removesuffix("Section").lower()
+        raise ValueError(f"{table}.{name} must be at least {smallest}, got {value}")

@@ -64,7 +64,11 @@ class Interruption:
             signal.signal(number, handler)
 
 
-def leave_signals_to_the_run(_worker: int) -> None:
-    """For processes that build batches: whoever signals the whole group would take them from under the run."""
+def leave_group(_worker: int) -> None:
+    """For processes that build batches: a signal to the run's whole group would take them from under it.
+
+    Their parent ends them by a signal that still acts.
+    """
+    os.setsid()
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, signal.SIG_DFL)

@@ -8,19 +8,18 @@ goes on by itself: start the same recipe again, in the same layout or another.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from model.configuration import HybridConfig
+from training.beforehand import TOKENIZER_FILES, check_recipe, claimed
 from training.checkpoint import Progress, load_checkpoint, load_whole, save_checkpoint
 from training.config import Recipe
 from training.data.batches import Batch, Batches
@@ -28,7 +27,7 @@ from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
-from training.interruption import InterruptedRun, Interruption, leave_signals_to_the_run
+from training.interruption import InterruptedRun, Interruption, leave_group
 from training.kernels import choose_kernels, compile_layers
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
@@ -53,9 +52,9 @@ def train(recipe: Recipe) -> Progress:
     device = pick_device(recipe.run.device)
     config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
     layout = lay_out(recipe, config, processes_started())
-    check_output(recipe)
+    check_recipe(recipe, config)
     with (
-        claimed(recipe.run.output) if speaks_for_all() else nullcontext(),
+        claimed(recipe.run.output, "training", "run.output") if speaks_for_all() else nullcontext(),
         join(layout, device, grouped=recipe.memory.offload_optimizer) as mesh,
     ):
         return run(recipe, mesh)
@@ -152,39 +151,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", local_rank())
 
 
-def check_output(recipe: Recipe) -> None:
-    """Raises ValueError where another network's run lies in the run's folder."""
-    path = recipe.run.output / "recipe.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["model"] != recipe.as_dict()["model"]:
-            raise ValueError(
-                f"{recipe.run.output} holds a run of {before['model']}, the recipe asks for "
-                f"{recipe.as_dict()['model']}: choose another run.output, or remove that folder"
-            )
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder. The system lets go of it with the process, however that ends.
-
-    Raises ValueError where another run has it: a launcher that is killed leaves its processes behind.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is training into {folder}: wait for it, end it, or choose another run.output"
-            ) from None
-        yield
-
-
 def note_recipe(recipe: Recipe) -> None:
     """Write the recipe into the run's folder."""
     path = recipe.run.output / "recipe.json"
-    path.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBatch]:
@@ -199,7 +171,7 @@ def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBa
         sampler=range(first_step, 1 << 40),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=leave_signals_to_the_run,
+        worker_init_fn=leave_group,
         pin_memory=mesh.device.type == "cuda",
         generator=torch.Generator(),  # a loader draws a seed: from the global one, a resumed run's dropout would differ
     )
@@ -222,7 +194,7 @@ def save_weights(recipe: Recipe, progress: Progress) -> None:
     """The last checkpoint's network in one piece, its tokenizer, and where both come from."""
     folder = recipe.run.output / WEIGHTS
     load_whole(recipe.run.output).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in TOKENIZER_FILES:
         shutil.copyfile(recipe.data.tokenizer / name, folder / name)
     text = json.dumps(provenance(recipe, progress), indent=2, ensure_ascii=False)
     (folder / "provenance.json").write_text(text + "\n", encoding="utf-8")

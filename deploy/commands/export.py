@@ -23,7 +23,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json and tokenizer_config.json.")],
     precision: Annotated[Precision, typer.Option(help="How to store the weights.")] = Precision.INT8,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 16 to 22.")] = 18,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 15 to 22.")] = 18,
     preset: Annotated[
         str | None, typer.Option(help="The network's preset.", show_default="as its config.json, or its shapes, say")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -71,17 +72,25 @@ def test_a_signalled_run_saves_its_step_and_goes_on_from_it(
 
 
 def test_processes_that_build_batches_outlast_a_signal_to_the_whole_group(recipe_file: Path, tmp_path: Path) -> None:
-    def to_all(process: subprocess.Popen[str]) -> None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2
-        for each in children:
-            each.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGTERM)
+    with_workers(recipe_file, 2)
+    status, told = signalled(recipe_file, 1, 4, lambda process: os.killpg(process.pid, signal.SIGINT))
+    assert status == 128 + signal.SIGINT, told[-4_000:]
+    assert told.splitlines()[-1] == SAVED.format("SIGINT", saved_step(tmp_path / "run"))
+
+
+def test_a_run_that_fails_takes_the_processes_that_build_batches_with_it(recipe_file: Path) -> None:
+    building: list[psutil.Process] = []
+
+    def lose_one(process: subprocess.Popen[str]) -> None:
+        building.extend(psutil.Process(process.pid).children())
+        building[0].kill()
 
     with_workers(recipe_file, 2)
-    status, told = signalled(recipe_file, 1, 4, to_all)
-    assert status == 128 + signal.SIGTERM, told[-4_000:]
-    assert told.splitlines()[-1] == SAVED.format("SIGTERM", saved_step(tmp_path / "run"))
+    status, told = signalled(recipe_file, 1, 4, lose_one)
+    assert status == 1
+    assert "is killed by signal: Killed" in told
+    assert len(building) >= 2
+    assert psutil.wait_procs(building, timeout=5)[1] == []
 
 
 def test_processes_of_one_run_end_at_one_step(recipe_file: Path, tmp_path: Path) -> None:

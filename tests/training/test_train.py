@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,22 @@ def test_a_run_ends_at_its_minutes(prepared: Path, trained_tokenizer: Path, tmp_
     assert progress.step >= 1
     assert progress.elapsed_s >= 0.6
     assert (tmp_path / "run/weights/model.safetensors").is_file()
+
+
+def test_a_run_that_diverges_keeps_its_last_whole_checkpoint(
+    copy_of_run: Callable[[], Path], recipe_file: Path
+) -> None:
+    run = copy_of_run()
+    shutil.rmtree(run / "weights")
+    rates = "[optimizer]\nlearning_rate = 1e12\nmatrix_learning_rate = 1e12\n\n[schedule]"
+    recipe_file.write_text(recipe_file.read_text().replace("[schedule]", rates).replace("= 30", "= 60"))
+    said = r"not finite: lower the recipe's learning rates\); the last whole one: step-00000030"
+    with pytest.raises(OSError, match=said):
+        train(load_recipe(recipe_file))
+    saved = Checkpoint.latest(run)
+    assert saved is not None
+    assert saved.manifest.step == STEPS
+    assert not (run / "weights").exists()
 
 
 def test_a_run_by_the_clock_says_where_its_mixture_will_not_get(

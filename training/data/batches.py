@@ -9,6 +9,7 @@ nothing else: a resumed run reads on where it stopped, and any number of worker 
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +84,10 @@ class TextWindows:
 
 
 class Batches(Dataset[Batch]):
-    """The batch of every step."""
+    """The batch of every step.
+
+    Raises ValueError where the data lack what the recipe weights, or have questions too long for its rows.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.batch, self.objectives = recipe, recipe.batch, recipe.objectives
@@ -98,8 +102,20 @@ class Batches(Dataset[Batch]):
         mixture = recipe.mixture
         steps = (mixture.begin, mixture.end)
         self.qa = Mixture(read_shards(root, QA), mixture.qa_early, mixture.qa_late, steps)
+        self._check_questions()
         self.summary = Mixture(read_shards(root, SUMMARIES), mixture.summary_early, mixture.summary_late, steps)
         self.instruction = Mixture(read_shards(root, INSTRUCTION), mixture.instruction, mixture.instruction, steps)
+
+    def _check_questions(self) -> None:
+        """Before the first step: a process that builds batches could only fail in the middle of a run."""
+        width = self.batch.source_tokens
+        for shard in itertools.chain(*self.qa.groups):
+            longest = int(shard.rows["length"].max()) + 1
+            if longest > width:
+                raise ValueError(
+                    f"{shard.info.name} has questions of up to {longest} tokens with their context, but "
+                    f"batch.source_tokens is {width}: raise it, or prepare the data with --qa-window {width}"
+                )
 
     def is_long(self, step: int) -> bool:
         """Whether a step has few long rows in place of the mixture."""
@@ -189,11 +205,6 @@ class Batches(Dataset[Batch]):
         """A question with its context; returns where context and answer lie in the row."""
         shard, row = self.qa.draw(step, chance)
         source = shard.tokens[row["offset"] : row["offset"] + row["length"]]
-        if len(source) >= rows.width:
-            raise ValueError(
-                f"{shard.info.name} has rows of {len(source) + 1} tokens, but batch.source_tokens is {rows.width}: "
-                "prepare the data with a smaller --qa-window"
-            )
         rows.add(source, QA_TOKEN, ROUTE_QA, drop=self.drops_task_token(chance))
         begin, end = int(row["answer_begin"]), int(row["answer_end"])
         answer = (begin + 1, end + 1) if end > 0 else (-1, -1)

@@ -11,9 +11,12 @@ shards were made from the same bytes with the same settings is skipped.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import random
+import signal
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,10 +24,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
 from model.tokenizer import load_tokenizer
+from training.beforehand import claimed
 from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files, find_source
 from training.data.development import keep_squad_articles, write_documents, write_pairs
 from training.data.mining import (
@@ -58,6 +63,8 @@ from training.data.splits import OverlapFilter, digest, is_held_out
 from training.data.tokenise import ShardBuilder, encode_documents, encode_pairs, encode_questions
 from training.digests import file_digest
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl: the signal that a process gets when its parent ends."""
 CLOZE_CHANCE, LEAD_CHANCE = 0.8, 0.25
 """Part of Wikipedia's passages that become a cloze question, or a pair of passage and central sentence."""
 NEGATIVE_CHANCE = 0.05
@@ -91,22 +98,35 @@ def prepare(root: Path, output: Path, tokenizer: Path, *, workers: int, qa_windo
     """Make the shards of every corpus file under `root`, and what is known of all shards in `output`.
 
     SQuAD must be under `root`, or prepared before: its held-out articles decide what else is left out.
-    Raises ValueError where it is neither.
+    Raises ValueError where it is neither, or where another process prepares into `output`.
     """
     load_tokenizer(tokenizer)
     files = find_files(root)
-    keep_squad_articles(files, output)
-    settings = with_held_out_squad(PrepareSettings(output=output, tokenizer=tokenizer, qa_window=qa_window))
+    with claimed(output, "preparing data", "--output"):
+        _prepare_files(files, PrepareSettings(output=output, tokenizer=tokenizer, qa_window=qa_window), workers)
+        return read_all_info(output)
+
+
+def _prepare_files(files: list[SourceFile], given: PrepareSettings, workers: int) -> None:
+    """One after the other, or several at once."""
+    keep_squad_articles(files, given.output)
+    settings = with_held_out_squad(given)
+    console = Console(stderr=True)
     os.environ["TOKENIZERS_PARALLELISM"] = "false" if workers > 1 else "true"
     if workers == 1:
-        for file in track(files, "Preparing"):
+        for file in track(files, "Preparing", console=console):
             prepare_file(file, settings)
     else:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
             waiting = [pool.submit(prepare_file, file, settings) for file in files]
-            for done in track(as_completed(waiting), "Preparing", total=len(files)):
+            for done in track(as_completed(waiting), "Preparing", total=len(files), console=console):
                 done.result()
-    return read_all_info(output)
+
+
+def _end_with_parent() -> None:
+    """For a pool's processes, which would wait for ever for a parent that a signal took, and write in the meantime."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
@@ -128,11 +148,8 @@ def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
 def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
     """Make the shards, or the development file, of one corpus file."""
     sha256 = file_digest(file.path)
-    done = settings.output / "train" / file.source.use / file.name / "shard.json"
-    if done.is_file():
-        info = read_info(done.parent)
-        if (info.sha256, info.settings) == (sha256, settings.digest):
-            return
+    if all(_is_done(folder, sha256, settings) for folder in _shards_of(file, settings)):
+        return
     tokenizer = load_tokenizer(settings.tokenizer)
     if file.is_development:
         write_pairs(settings.output / "dev" / f"{file.source.name}.jsonl", read_pairs(file.path, file.source.name))
@@ -142,6 +159,22 @@ def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
         prepare_questions(file, settings, tokenizer, sha256)
     else:
         prepare_pairs(file, settings, tokenizer, sha256)
+
+
+def _shards_of(file: SourceFile, settings: PrepareSettings) -> list[Path]:
+    """Folders of the shards that a corpus file becomes."""
+    train = settings.output / "train"
+    folders = [train / file.source.use / file.name]
+    if file.source.mines_tasks:
+        folders += [train / QA / f"cloze_{file.name}", train / SUMMARY / f"lead_{file.name}"]
+    return folders
+
+
+def _is_done(folder: Path, sha256: str, settings: PrepareSettings) -> bool:
+    if not (folder / "shard.json").is_file():
+        return False
+    info = read_info(folder)
+    return (info.sha256, info.settings) == (sha256, settings.digest)
 
 
 def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:

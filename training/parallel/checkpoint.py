@@ -98,7 +98,7 @@ def write_checkpoint(
         manifest: makes the table of contents from all shards.
 
     Raises:
-        OSError: on every process, where one could not write; the checkpoint before stays the latest.
+        OSError: on every process, where one could not write, or diverged; the checkpoint before stays the latest.
     """
     root = run / FOLDER
     whole, unfinished = root / f"step-{step:08d}", root / f"step-{step:08d}{UNFINISHED}"
@@ -110,10 +110,13 @@ def write_checkpoint(
     mesh.barrier()
     held = tensors()
     shard, fault = None, None
-    try:
-        shard = _write_shard(unfinished / f"shard-{mesh.rank:05d}.safetensors", held, mesh.tensor.rank)
-    except (OSError, SafetensorError) as error:
-        fault = f"{unfinished}: {error}"
+    if broken := next((name for name, each in held.items() if not each.isfinite().all()), None):
+        fault = f"{broken} holds numbers that are not finite: lower the recipe's learning rates"
+    else:
+        try:
+            shard = _write_shard(unfinished / f"shard-{mesh.rank:05d}.safetensors", held, mesh.tensor.rank)
+        except (OSError, SafetensorError) as error:
+            fault = f"{unfinished}: {error}"
     found = mesh.all_of((shard, fault))
     fault = next((fault for _, fault in found if fault), None)
     if fault is None and mesh.is_first:

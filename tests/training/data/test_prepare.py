@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from tokenizers import Tokenizer
 
@@ -21,12 +26,14 @@ from tests.training.tiny_corpora import (
     held_out_paragraph,
     write_lines,
 )
+from training.beforehand import claimed
 from training.data.catalogue import find_files
 from training.data.prepare import PrepareSettings, prepare, prepare_file, with_held_out_squad
 from training.data.readers import read_questions, read_records
 from training.data.shards import Shard, read_all_info, read_shard, read_shards
 from training.data.splits import OverlapFilter
 
+ROOT = Path(__file__).resolve().parents[3]
 PLANTED_FROM = {"wiki_en_00", "books_en_00", "squad_subset_part", "alpaca_en_zh_00"}
 """Files of the tiny corpora that hold a copy of a held-out paragraph."""
 
@@ -149,6 +156,39 @@ def test_a_file_of_the_same_bytes_is_skipped(
     prepare(roots, output, trained_tokenizer, workers=1, qa_window=WINDOW)
     changed = {path.parent.name for path in before if path.stat().st_ino != before[path]}
     assert changed == {"books_en_00"}
+
+
+@pytest.mark.parametrize("lost", ["qa/cloze_wiki_en_00", "summary/lead_wiki_en_00", "text/wiki_en_00"])
+def test_a_shard_that_was_deleted_is_made_again(
+    prepared: Path, corpora: Path, trained_tokenizer: Path, tmp_path: Path, lost: str
+) -> None:
+    output = Path(shutil.copytree(prepared, tmp_path / "data"))
+    shutil.rmtree(output / "train" / lost)
+    prepare(corpora, output, trained_tokenizer, workers=1, qa_window=WINDOW)
+    for name in ("tokens.npy", "rows.npy", "shard.json"):
+        assert (output / "train" / lost / name).read_bytes() == (prepared / "train" / lost / name).read_bytes()
+
+
+def test_a_second_run_into_one_folder_is_refused(corpora: Path, trained_tokenizer: Path, tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path / "data", "preparing data", "--output"),
+        pytest.raises(ValueError, match=r"another process is preparing data into .*data: .* choose another --output"),
+    ):
+        prepare(corpora, tmp_path / "data", trained_tokenizer, workers=1, qa_window=WINDOW)
+
+
+def test_a_signal_takes_the_processes_of_the_pool_too(corpora: Path, trained_tokenizer: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy", "data", "prepare", str(corpora), "--output", str(tmp_path / "data")]
+    command += ["--tokenizer", str(trained_tokenizer), "--workers", "2", "--qa-window", str(WINDOW)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    pool: list[psutil.Process] = []
+    deadline_s = time.monotonic() + 60
+    while not pool and process.poll() is None:
+        assert time.monotonic() < deadline_s
+        pool = psutil.Process(process.pid).children()
+    process.terminate()
+    assert process.wait(timeout=30) == -signal.SIGTERM
+    assert psutil.wait_procs(pool, timeout=5)[1] == []
 
 
 @pytest.mark.parametrize("change", ["window", "tokenizer"])

@@ -39,6 +39,7 @@ def start(recipe: Path, processes: int, program: Sequence[str] = ("deploy", "tra
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # so that a test can signal the whole group
     )
 
 

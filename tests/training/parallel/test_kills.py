@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from tests.training.parallel.conftest import WriteRecipe
 from tests.training.parallel.launching import COMPARED, DEADLINE_S, kill, launch, metrics_of, start
+from training.beforehand import claimed
 from training.config import load_recipe
-from training.train import claimed, train
+from training.train import train
 
 LONG_S = 900
 STEPS = 100
@@ -83,7 +84,10 @@ def test_two_kills_of_two_processes_lose_no_saved_step(write_recipe: WriteRecipe
 def test_two_runs_do_not_write_into_one_folder(write_recipe: WriteRecipe) -> None:
     """As where a launcher was killed, and what it had started lives on."""
     recipe = load_recipe(write_recipe("run"))
-    with claimed(recipe.run.output), pytest.raises(ValueError, match=r"another process is training into .*run"):
+    with (
+        claimed(recipe.run.output, "training", "run.output"),
+        pytest.raises(ValueError, match=r"another process is training into .*run"),
+    ):
         train(recipe)
     assert [each.name for each in recipe.run.output.iterdir()] == ["lock"]
 

@@ -1,0 +1,83 @@
+"""What must hold before a run takes its first step, and writes its first file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.configuration import HybridConfig
+from model.tokenizer import load_tokenizer
+from training.config import Recipe
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What is copied beside the weights at the end."""
+
+
+def check_recipe(recipe: Recipe, config: HybridConfig) -> None:
+    """Raises ValueError where a recipe does not fit its network, its tokenizer or its output folder."""
+    check_lengths(recipe, config)
+    check_tokenizer(recipe.data.tokenizer)
+    check_output(recipe)
+
+
+def check_lengths(recipe: Recipe, config: HybridConfig) -> None:
+    """Raises ValueError for targets longer than the decoders' position tables."""
+    targets = {
+        "batch.target_tokens": recipe.batch.target_tokens,
+        "batch.summary_tokens": recipe.batch.summary_tokens,
+        "long.target_tokens": recipe.long.target_tokens if recipe.long.every else 0,
+    }
+    limit = config.max_target_positions
+    for name, tokens in targets.items():
+        if tokens > limit:
+            raise ValueError(f"{name} is {tokens}, above the network's max_target_positions = {limit}: lower it")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises ValueError where it is missing or damaged."""
+    load_tokenizer(folder)
+    for name in TOKENIZER_FILES:
+        if not (folder / name).is_file():
+            raise ValueError(f"data.tokenizer: {folder} holds no {name}; make one with: trident data tokenizer")
+
+
+def check_output(recipe: Recipe) -> None:
+    """Raises ValueError where another network's run, or something else, lies in the run's folder."""
+    if recipe.run.output.is_file():
+        raise ValueError(f"run.output: {recipe.run.output} is a file: name a folder")
+    path = recipe.run.output / "recipe.json"
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it, the run writes it again") from error
+        if before["model"] != recipe.as_dict()["model"]:
+            raise ValueError(
+                f"{recipe.run.output} holds a run of {before['model']}, the recipe asks for "
+                f"{recipe.as_dict()['model']}: choose another run.output, or remove that folder"
+            )
+
+
+@contextmanager
+def claimed(folder: Path, doing: str, setting: str) -> Iterator[None]:
+    """Keep other processes out of a folder. The system lets go of it with the process, however that ends.
+
+    Args:
+        folder: made where it is missing.
+        doing: what for, "training".
+        setting: what names the folder.
+
+    Raises ValueError where another process has it: a launcher that is killed leaves its processes behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is {doing} into {folder}: wait for it, end it, or choose another {setting}"
+            ) from None
+        yield
