@@ -19,11 +19,11 @@ import onnx
 from deploy.graphs.storage import write_graphs
 from deploy.model_card import render_card
 from deploy.triton.manifest import MANIFEST_NAME, CrfScores, Limits, Manifest, load_manifest, record_file
-from model.tokenizer import SPECIAL_TOKENS
+from model.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES
 
 GRAPHS = "graphs"
 TOKENIZER = "tokenizer.json"
-TOKENIZER_FILES = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+COPIED_FILES = (*TOKENIZER_FILES, "special_tokens_map.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ def write_bundle(contents: BundleContents, tokenizer: Path, output: Path, *, ove
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as workshop:
         folder = Path(workshop) / "new"
         (folder / GRAPHS).mkdir(parents=True)
-        for name in TOKENIZER_FILES:
+        for name in COPIED_FILES:
             if (tokenizer / name).exists():
                 shutil.copyfile(tokenizer / name, folder / name)
         shards = write_graphs(contents.models, folder / GRAPHS)
@@ -134,6 +134,7 @@ def _describe(
 
 
 def check_output(output: Path, overwrite: bool) -> None:
+    """Before the work, and once more before anything is replaced. Raises ValueError where the output is taken."""
     if not output.exists():
         return
     is_bundle = (output / MANIFEST_NAME).is_file()

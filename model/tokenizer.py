@@ -68,6 +68,10 @@ def train_tokenizer(
     return tokenizer
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What `save_tokenizer` writes."""
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model.configuration import HybridConfig
-from model.tokenizer import load_tokenizer
+from model.tokenizer import TOKENIZER_FILES, load_tokenizer
 from training.config import Recipe
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-"""What is copied beside the weights at the end."""
 
 
 def check_recipe(recipe: Recipe, config: HybridConfig) -> None:
@@ -37,7 +34,7 @@ def check_lengths(recipe: Recipe, config: HybridConfig) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises ValueError where it is missing or damaged."""
+    """What is copied beside the weights at the end. Raises ValueError where it is missing or damaged."""
     load_tokenizer(folder)
     for name in TOKENIZER_FILES:
         if not (folder / name).is_file():

@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from model.configuration import HybridConfig
-from training.beforehand import TOKENIZER_FILES, check_recipe, claimed
+from model.tokenizer import TOKENIZER_FILES
+from training.beforehand import check_recipe, claimed
 from training.checkpoint import Progress, load_checkpoint, load_whole, save_checkpoint
 from training.config import Recipe
 from training.data.batches import Batch, Batches
