@@ -1,27 +1,17 @@
 """The training losses of all heads: means over real targets, 0 where a batch has none.
 
 A label of IGNORE is no target. Where rows are a part of a larger batch, `targets` is the number in all of it: so the
-parts' losses add up to the mean. The vocabulary is large, so logits exist only where a target may stand, and a chunk at
-a time: they are computed again in the backward pass rather than kept.
+parts' losses add up to the mean.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-if TYPE_CHECKING:
-    from model.network import HybridModel
-
-IGNORE = -100
-"""A label that no loss counts."""
-
-CHUNK = 8_192
-"""Targets whose logits exist at once: 1 GB in float32 at a vocabulary of 32,000."""
+from model.cross_entropy import IGNORE
+from model.network import HybridModel
 
 
 def masked_token_loss(
@@ -132,26 +122,6 @@ def shift_right(model: HybridModel, labels_BT: Tensor) -> Tensor:
     begin_B1 = torch.full_like(labels_BT[:, :1], model.config.bos_token_id)
     read_BT = torch.cat([begin_B1, labels_BT[:, :-1]], dim=1)
     return torch.where(read_BT == IGNORE, model.config.pad_token_id, read_BT)
-
-
-def cross_entropy(model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Of the tied output layer's logits with the labels, float32 [B,T]; 0 where a label is IGNORE."""
-    states_ND, labels_N = states_BTD.flatten(0, 1), labels_BT.flatten().long()
-    if len(labels_N) <= CHUNK:
-        return model.token_losses(states_ND, labels_N, smoothing).view(labels_BT.shape)
-    losses = [
-        checkpoint(model.token_losses, states, labels, smoothing, use_reentrant=False, preserve_rng_state=False)
-        for states, labels in zip(states_ND.split(CHUNK), labels_N.split(CHUNK), strict=True)
-    ]
-    return torch.cat(losses).view(labels_BT.shape)
-
-
-def token_losses(states_ND: Tensor, embedding_VD: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy [N] of states [N,D] with labels [N]; the place to compile."""
-    logits_NV = functional.linear(states_ND, embedding_VD).float()
-    return functional.cross_entropy(
-        logits_NV, labels_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing
-    )
 
 
 def mean_of_targets(losses: Tensor, labels: Tensor, targets: int | None = None) -> Tensor:

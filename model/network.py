@@ -40,15 +40,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-import model.losses
 from model.attention import Places, key_mask
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
+from model.cross_entropy import cross_entropy, tied_token_losses
 from model.encoder import Encoder
 from model.extractive import ExtractiveDecoder
 from model.generative import Decoder, DecoderCache
 from model.hybrid import HybridLayer
-from model.losses import cross_entropy
 from model.pointer import PointerDecoder
 from model.positions import DynamicPositions
 from model.recurrence import BidirectionalRecurrence
@@ -143,7 +142,7 @@ class HybridModel(PreTrainedModel):
 
     def token_losses(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy [N] of the output layer's logits of states [N,D] with labels [N]."""
-        return model.losses.token_losses(states_ND, self.embedding.weight, labels_N, smoothing)
+        return tied_token_losses(states_ND, self.embedding.weight, labels_N, smoothing)
 
     def task_logits(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[B,S,D] → [B,3] in the order generation, qa, summary."""
@@ -159,12 +158,12 @@ class HybridModel(PreTrainedModel):
 
     def target_losses(self, states: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of decoder states [B,T,D] with labels [B,T], float32 [B,T]; 0 where a label is IGNORE."""
-        return cross_entropy(self, states, labels, smoothing)
+        return cross_entropy(self.token_losses, states, labels, smoothing)
 
     def masked_token_losses(self, memory: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the tokens at positions [B,M] of the memory with labels [B,M], float32 [B,M]."""
         index_BMD = positions.long()[..., None].expand(-1, -1, memory.shape[-1])
-        return cross_entropy(self, self.lm_head(memory.gather(1, index_BMD)), labels)
+        return cross_entropy(self.token_losses, self.lm_head(memory.gather(1, index_BMD)), labels)
 
     def decoder_states(self, kind: str, memory: Tensor, lengths: Tensor | None, target_ids: Tensor) -> Tensor:
         """Decoder states [B,T,D] that the given tokens [B,T] lead to; T at most max_target_positions.

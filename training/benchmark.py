@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from model.network import HybridModel
 from model.tokenizer import SPECIAL_TOKENS
 from training.config import ObjectivesSection, OptimizerSection
 from training.data.batches import Batch
-from training.kernels import choose_kernels, compile_layers, join_recurrences
+from training.kernels import choose_kernels, compile_layers, join_recurrences, refusing_to_fall_back
 from training.memory import checkpoint_layers
 from training.objectives import compute_losses
 from training.optimizer import Optimizers
@@ -114,20 +115,21 @@ def measure(workload: Workload) -> Measurement:
     began_s = time.perf_counter()
     seconds: list[float] = []
     activations: list[int] = []
-    for step in range(workload.warmup_steps + workload.steps):
-        _synchronise(device)
-        started_s = time.perf_counter()
-        standing = _start_of_peak(device)
-        with autocast:
-            loss = compute_losses(network, batch).weighted(ObjectivesSection())
-        loss.backward()
-        activations.append(_peak(device) - standing)
-        optimizers.step(1.0)
-        _synchronise(device)
-        if step == workload.warmup_steps - 1:
-            warmup_s = time.perf_counter() - began_s
-        if step >= workload.warmup_steps:
-            seconds.append(time.perf_counter() - started_s)
+    with refusing_to_fall_back() if workload.compile else nullcontext():
+        for step in range(workload.warmup_steps + workload.steps):
+            _synchronise(device)
+            started_s = time.perf_counter()
+            standing = _start_of_peak(device)
+            with autocast:
+                loss = compute_losses(network, batch).weighted(ObjectivesSection())
+            loss.backward()
+            activations.append(_peak(device) - standing)
+            optimizers.step(1.0)
+            _synchronise(device)
+            if step == workload.warmup_steps - 1:
+                warmup_s = time.perf_counter() - began_s
+            if step >= workload.warmup_steps:
+                seconds.append(time.perf_counter() - started_s)
     gradients = sum(each.numel() * each.element_size() for each in network.parameters() if each.requires_grad)
     return Measurement(
         workload=workload,

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from model.losses import IGNORE, cross_entropy, shift_right
+from model.cross_entropy import IGNORE
+from model.losses import shift_right
 from model.network import HybridModel
 from model.tokenizer import GENERATION, encode, load_tokenizer
 from training.data.readers import read_records
@@ -36,7 +37,7 @@ def evaluate_continuation(weights: tuple[HybridModel, Path], data: Path, limit: 
         source_BS = torch.tensor([[GENERATION, *ids[:PROMPT_TOKENS]] for ids in rows], device=model.device)
         labels_BT = pad_sequence([torch.tensor(target) for target in targets], True, IGNORE).to(model.device)
         states_BTD = model.decoder_states("generative", model.encode(source_BS), None, shift_right(model, labels_BT))
-        nats += float(cross_entropy(model, states_BTD, labels_BT).sum())
+        nats += float(model.target_losses(states_BTD, labels_BT).sum())
         size += sum(len(tokenizer.decode(target, skip_special_tokens=False).encode()) for target in targets)
     if not size:
         raise ValueError(f"{data} has no document of more than {PROMPT_TOKENS} tokens")

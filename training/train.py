@@ -29,7 +29,7 @@ from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.engine import make_engine, pick_dtype
 from training.interruption import InterruptedRun, Interruption, leave_group
-from training.kernels import choose_kernels, compile_layers
+from training.kernels import choose_kernels, compile_layers, refusing_to_fall_back
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog
@@ -81,7 +81,8 @@ def run(recipe: Recipe, mesh: Mesh) -> Progress:
         silent=not mesh.is_first,
         peak_flops=peak_of_run(mesh),
     )
-    with log, Interruption() as interruption:
+    compiled = refusing_to_fall_back() if recipe.run.compile else nullcontext()
+    with log, compiled, Interruption() as interruption:
         if mesh.is_first:
             note_recipe(recipe)
         log.tell(_beginning(recipe, mesh, progress))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import model.losses
+import model.cross_entropy
 from model.configuration import HybridConfig
+from model.cross_entropy import IGNORE
 from model.losses import (
-    IGNORE,
     continuation_loss,
     masked_token_loss,
     router_loss,
@@ -88,8 +88,8 @@ def test_chunks_change_neither_loss_nor_gradient(
     network: HybridModel, ids: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    for chunk in (model.losses.CHUNK, 5):
-        monkeypatch.setattr(model.losses, "CHUNK", chunk)
+    for chunk in (model.cross_entropy.CHUNK, 5):
+        monkeypatch.setattr(model.cross_entropy, "CHUNK", chunk)
         loss = summary_loss(network, network.encode(ids, LENGTHS), LENGTHS, ids, LABELS, smoothing=0.1)
         (gradient,) = torch.autograd.grad(loss, network.embedding.weight)
         found.append((loss, gradient))

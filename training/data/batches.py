@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from model.losses import IGNORE
+from model.cross_entropy import IGNORE
 from model.tokenizer import BOS, EOS, GENERATION, MASK, PAD, SPECIAL_TOKENS, SUMMARY
 from model.tokenizer import QA as QA_TOKEN
 from training.config import Recipe

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from model.losses import IGNORE
+from model.cross_entropy import IGNORE
 from model.tokenizer import PAD, QA, SUMMARY
 from training.data.batches import Batch
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.attention import token_mask
-from model.losses import IGNORE
+from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from model.pointer import FLOOR
 from training.parallel.halo import Halo

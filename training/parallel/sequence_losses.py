@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from model.losses import IGNORE, mean_of_targets, shift_right
+from model.cross_entropy import IGNORE
+from model.losses import mean_of_targets, shift_right
 from training.data.batches import Batch
 from training.data.parts import Targets
 from training.objectives import Losses, rows_of

@@ -24,8 +24,8 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from model.attention import CrossAttention, SelfAttention
+from model.cross_entropy import IGNORE
 from model.layers import FeedForward
-from model.losses import IGNORE
 from model.network import HybridModel
 from training.parallel.mesh import Ring
 

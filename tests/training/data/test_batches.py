@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
-from model.losses import IGNORE
+from model.cross_entropy import IGNORE
 from model.tokenizer import BOS, EOS, GENERATION, MASK, PAD, QA, SEP, SUMMARY, decode
 from training.config import LongSection, ObjectivesSection, Recipe
 from training.data.batches import SHORT_PROMPT, Batch, Batches, TextWindows

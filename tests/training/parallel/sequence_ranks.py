@@ -14,7 +14,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from model.configuration import HybridConfig
-from model.losses import IGNORE
+from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from training.config import ObjectivesSection
 from training.data.batches import Batch

@@ -11,7 +11,7 @@ from torch import multiprocessing
 from torch.nn import functional
 
 from model.configuration import HybridConfig
-from model.losses import IGNORE
+from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from training.layout import Layout
 from training.parallel.mesh import Mesh, make_mesh

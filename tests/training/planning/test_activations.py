@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from model.configuration import HybridConfig
-from model.losses import CHUNK, continuation_loss, masked_token_loss, router_loss, span_loss, summary_loss
+from model.cross_entropy import CHUNK
+from model.losses import continuation_loss, masked_token_loss, router_loss, span_loss, summary_loss
 from model.network import HybridModel
 from training.planning.activations import LOSS_CHUNK, block_activations, memory_values
 from training.planning.workload import Network, Work
