@@ -28,8 +28,8 @@ from pathlib import Path, PurePosixPath
 from google.protobuf.message import Message
 
 from deploy import model_config
-from deploy.exchange import put_in_place, workshop_beside
 from deploy.profiles import Backend, Profile
+from deploy.replacement import put_in_place, recover, staging_beside
 from deploy.triton.engine import GRAPHS as ENGINE_GRAPHS
 from deploy.triton.manifest import ENGINE_PACKAGE, MANIFEST_NAME, Manifest, load_manifest
 
@@ -88,6 +88,7 @@ def build_repository(
     """
     manifest = load_manifest(bundle)
     configs = model_config.model_configs(manifest, backend, profile)
+    recover(output)
     _check_output(output, configs)
     made_of = {
         "bundle_sha256": _digest([bundle / MANIFEST_NAME]),
@@ -97,8 +98,8 @@ def build_repository(
     }
     rebuilt = overwrite or not _is_current(output, made_of)
     if rebuilt:
-        with workshop_beside(output) as workshop:
-            folder, files = workshop / "new", BundleFiles(bundle, manifest)
+        with staging_beside(output) as folder:
+            files = BundleFiles(bundle, manifest)
             for name, config in configs.items():
                 _write_model(folder / name, config, files, backend)
             for name in KEPT:
