@@ -44,7 +44,7 @@ clean:  ## remove environments, caches and whatever was generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/pip:
-	@python=$$(deploy/find_python.sh $(PYTHON)) && echo "Creating .venv with $$($$python --version)" \
+	@python=$$(deploy/server/find_python.sh $(PYTHON)) && echo "Creating .venv with $$($$python --version)" \
 	  && $$python -m venv --clear .venv
 
 $(SERVE): pyproject.toml Makefile | .venv/bin/pip
@@ -68,4 +68,4 @@ $(TRITON): pyproject.toml Makefile | .venv/bin/pip
 # Where that server cannot run, `trident serve` says so and serves without it.
 .PHONY: triton
 triton: | .venv/bin/pip
-	@if $(VENV) -m deploy.installation 2>/dev/null; then $(MAKE) --silent --no-print-directory $(TRITON); fi
+	@if $(VENV) -m deploy.server.installation 2>/dev/null; then $(MAKE) --silent --no-print-directory $(TRITON); fi

@@ -36,7 +36,7 @@ def load(
 
     from deploy.benchmark import arrivals, report, workload
     from deploy.benchmark import load as generator
-    from deploy.replacement import write_text
+    from deploy.bundle.replacement import write_text
 
     times = arrivals.trace(trace, duration, speedup) if trace else arrivals.poisson(rate, duration, seed)
     source = (
@@ -76,7 +76,7 @@ def make_report(
 ) -> None:
     """Write the table of some results into a document."""
     from deploy.benchmark import report
-    from deploy.replacement import write_text
+    from deploy.bundle.replacement import write_text
 
     if not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")

@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -25,7 +26,15 @@ MANIFEST_NAME = "manifest.json"
 ENGINE_PACKAGE = "trident_engine"
 """Where a model repository keeps its copy of this package: beside the part of the bundle that a model reads."""
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+
+class Precision(StrEnum):
+    """How weights can be stored."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
 
 Value = TypeVar("Value")
 
@@ -124,9 +133,9 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
+        if self.precision not in list(Precision):
             raise BundleError(
-                f"{MANIFEST_NAME}: precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+                f"{MANIFEST_NAME}: precision must be one of {', '.join(Precision)}, got {self.precision!r}"
             )
         named = [*self.files, *self.graphs.values(), *(shard for shards in self.weights.values() for shard in shards)]
         for name in named:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from .manifest import BundleError, fix_for
 
-NUMPY_TYPES = {
+NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),

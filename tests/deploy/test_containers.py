@@ -18,9 +18,9 @@ import yaml
 from typer.core import TyperGroup
 
 from deploy.cli import app
-from deploy.installation import Installation
-from deploy.launcher import KEEPALIVE, LaunchPlan, free_ports
-from deploy.supervisor import Supervisor
+from deploy.server.installation import Installation
+from deploy.server.launcher import KEEPALIVE, LaunchPlan, free_ports
+from deploy.server.supervisor import Supervisor
 from service.settings import Settings
 from tests.waiting import wait_until
 
