@@ -30,10 +30,11 @@ serve: $(SERVE) triton  ## install what serving needs, start Triton and the gate
 test: $(DEV) triton  ## install everything, run the tests (PYTEST="-k name" for arguments)
 	$(VENV) -m pytest $(PYTEST)
 
-lint: $(DEV)  ## ruff and mypy
+lint: $(DEV)  ## ruff, mypy, and who may import whom
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 	$(VENV) -m mypy
+	.venv/bin/lint-imports --no-cache --no-logo
 
 bench: $(DEV)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
 	$(VENV) -m deploy bench load $(BENCH)
