@@ -52,7 +52,8 @@ USER 1000:1000
 EXPOSE 8001 8002
 HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 \
     CMD ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8000/v2/health/ready"]
-# gRPC and metrics for the other containers; HTTP only for the health check. The rest as deploy/server/launcher.py has it.
+# gRPC and metrics for the other containers; HTTP only for the health check. The rest as deploy/server/launcher.py has
+# it.
 CMD ["tritonserver", \
      "--model-repository=/models", \
      "--model-control-mode=none", \

@@ -26,9 +26,6 @@ from deploy.triton.manifest import Limits, Manifest
 from deploy.triton.wire import REQUEST_TENSORS, RESPONSE_TENSORS, TensorSpec
 
 GENERATOR = "generator"
-STATELESS = ("hybrid_lm", "router", "qa")
-"""Models that are one graph of the same name."""
-
 TAGS = 3
 TASKS = 3
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+import tritonclient.grpc.aio as grpcclient
 
 from deploy.repository.build import build_repository
 from deploy.repository.profiles import Backend
@@ -18,6 +19,7 @@ from deploy.server.launcher import LaunchPlan
 from deploy.server.supervisor import Supervisor
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
+from deploy.triton.manifest import bundle_digest
 from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
 from service.errors import InferenceFailed
 from service.inference.triton import TritonClient
@@ -67,6 +69,14 @@ async def test_stateless_models_agree_with_their_graphs(client: TritonClient, na
         answer = await client.infer(model, inputs)
         for name, expected in in_process(nano_bundle, model, inputs).items():
             np.testing.assert_allclose(answer[name], expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("model", ["hybrid_lm", "router", "qa", "generator"])
+async def test_a_model_says_which_bundle_it_serves(triton_url: str, nano_bundle: Path, model: str) -> None:
+    async with grpcclient.InferenceServerClient(triton_url) as asked:
+        parameters = (await asked.get_model_config(model)).config.parameters
+    assert parameters["bundle"].string_value == "trident-nano"
+    assert parameters["bundle_sha256"].string_value == bundle_digest(nano_bundle)
 
 
 @pytest.mark.parametrize("model", ["hybrid_lm", "router", "qa"])
