@@ -52,7 +52,8 @@ USER 1000:1000
 EXPOSE 8001 8002
 HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 \
     CMD ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8000/v2/health/ready"]
-# gRPC and metrics for the other containers; HTTP only for the health check. The rest as deploy/launcher.py has it.
+# gRPC and metrics for the other containers; HTTP only for the health check. The rest as deploy/server/launcher.py has
+# it.
 CMD ["tritonserver", \
      "--model-repository=/models", \
      "--model-control-mode=none", \
@@ -62,6 +63,12 @@ CMD ["tritonserver", \
      "--log-verbose=0", \
      "--grpc-address=0.0.0.0", \
      "--grpc-port=8001", \
+     "--grpc-keepalive-time=5000", \
+     "--grpc-keepalive-timeout=5000", \
+     "--grpc-keepalive-permit-without-calls=1", \
+     "--grpc-http2-max-pings-without-data=0", \
+     "--grpc-http2-min-recv-ping-interval-without-data=1000", \
+     "--grpc-http2-max-ping-strikes=0", \
      "--http-address=127.0.0.1", \
      "--http-port=8000", \
      "--metrics-address=0.0.0.0", \

@@ -30,10 +30,11 @@ serve: $(SERVE) triton  ## install what serving needs, start Triton and the gate
 test: $(DEV) triton  ## install everything, run the tests (PYTEST="-k name" for arguments)
 	$(VENV) -m pytest $(PYTEST)
 
-lint: $(DEV)  ## ruff and mypy
+lint: $(DEV)  ## ruff, mypy, and who may import whom
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 	$(VENV) -m mypy
+	.venv/bin/lint-imports --no-cache --no-logo
 
 bench: $(DEV)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
 	$(VENV) -m deploy bench load $(BENCH)
@@ -44,7 +45,7 @@ clean:  ## remove environments, caches and whatever was generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/pip:
-	@python=$$(deploy/find_python.sh $(PYTHON)) && echo "Creating .venv with $$($$python --version)" \
+	@python=$$(deploy/server/find_python.sh $(PYTHON)) && echo "Creating .venv with $$($$python --version)" \
 	  && $$python -m venv --clear .venv
 
 $(SERVE): pyproject.toml Makefile | .venv/bin/pip
@@ -68,4 +69,4 @@ $(TRITON): pyproject.toml Makefile | .venv/bin/pip
 # Where that server cannot run, `trident serve` says so and serves without it.
 .PHONY: triton
 triton: | .venv/bin/pip
-	@if $(VENV) -m deploy.installation 2>/dev/null; then $(MAKE) --silent --no-print-directory $(TRITON); fi
+	@if $(VENV) -m deploy.server.installation 2>/dev/null; then $(MAKE) --silent --no-print-directory $(TRITON); fi

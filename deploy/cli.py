@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def explain(error: Exception) -> str:
-    """One line that says what went wrong, and how to mend a missing extra."""
+    """One line that says what went wrong, and how to fix a missing extra."""
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF_MODULE:
         extra = EXTRA_OF_MODULE[error.name]
         return f"this command needs {error.name}, which is not installed: pip install -e '.[{extra}]'"

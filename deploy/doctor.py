@@ -1,4 +1,4 @@
-"""Looks at everything that `trident serve` needs, and says what to mend.
+"""Looks at everything that `trident serve` needs, and says how to fix what is wrong.
 
 Every check is a function that returns one line; none of them changes anything.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import platform
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
-from deploy.installation import PYTHONS, ROOT, TritonUnavailable, find_installation, probe, why_no_wheel
+from deploy.server.installation import PYTHONS, ROOT, TritonUnavailable, find_installation, probe, why_no_wheel
 
 SERVING_MODULES = (
     "fastapi",
@@ -40,6 +41,10 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SMI_TIMEOUT_S = 20
 
 
+Bind = Callable[[str, int], socket.socket]
+"""How the gateway begins to listen; raises ValueError in words."""
+
+
 class Status(StrEnum):
     """How a check went."""
 
@@ -55,16 +60,16 @@ class Check:
     name: str
     status: Status
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
-def examine(*, host: str, port: int, bundle: Path, triton_env: Path) -> Iterator[Check]:
+def examine(*, host: str, port: int, bind: Bind, bundle: Path, triton_env: Path) -> Iterator[Check]:
     """Every check, one after the other."""
     yield check_python()
     yield check_packages()
     yield check_triton(triton_env)
     yield check_libpython(triton_env)
-    yield check_port(host, port)
+    yield check_port(host, port, bind)
     yield check_bundle(bundle)
     yield check_memory()
     yield check_shared_memory()
@@ -81,7 +86,7 @@ def check_python() -> Check:
         name="python",
         status=Status.WARN,
         detail=f"{version}: the embedded Triton runs with 3.11 and 3.12",
-        mend="remove .venv and run `make serve PYTHON=python3.12`",
+        fix="remove .venv and run `make serve PYTHON=python3.12`",
     )
 
 
@@ -93,7 +98,7 @@ def check_packages() -> Check:
             name="packages",
             status=Status.FAIL,
             detail=f"missing: {', '.join(missing)}",
-            mend="pip install -e '.[serve]'",
+            fix="pip install -e '.[serve]'",
         )
     return Check(name="packages", status=Status.OK, detail="all that serving needs")
 
@@ -118,19 +123,17 @@ def check_libpython(environment: Path) -> Check:
         return Check(name="libpython", status=Status.WARN, detail=str(error))
     name = f"libpython{facts['python']}.so.1.0"
     if facts["libpython"] is None:
-        mend = f"install the package libpython{facts['python']} (Debian, Ubuntu)"
-        return Check(name="libpython", status=Status.WARN, detail=f"{name} is missing", mend=mend)
+        fix = f"install the package libpython{facts['python']} (Debian, Ubuntu)"
+        return Check(name="libpython", status=Status.WARN, detail=f"{name} is missing", fix=fix)
     return Check(name="libpython", status=Status.OK, detail=f"{name} in {facts['libpython'] or 'the system folders'}")
 
 
-def check_port(host: str, port: int) -> Check:
+def check_port(host: str, port: int, bind: Bind) -> Check:
     """Whether the gateway could listen."""
-    from service.server import bind
-
     try:
         bind(host, port).close()
     except ValueError as error:
-        return Check(name="port", status=Status.FAIL, detail=str(error), mend="choose another one with --port")
+        return Check(name="port", status=Status.FAIL, detail=str(error), fix="choose another one with --port")
     return Check(name="port", status=Status.OK, detail=f"{host}:{port} is free")
 
 
@@ -173,7 +176,7 @@ def check_gpu() -> Check:
     try:
         listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=SMI_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Check(name="gpu", status=Status.WARN, detail=f"nvidia-smi fails: {error}", mend="check the driver")
+        return Check(name="gpu", status=Status.WARN, detail=f"nvidia-smi fails: {error}", fix="check the driver")
     return Check(name="gpu", status=Status.OK, detail="; ".join(listed.stdout.strip().splitlines()))
 
 
@@ -182,8 +185,8 @@ def check_disk(folder: Path) -> Check:
     return _room("disk", shutil.disk_usage(folder).free, NEEDED_DISK, "free some space")
 
 
-def _room(name: str, free: int, needed: int, mend: str) -> Check:
+def _room(name: str, free: int, needed: int, fix: str) -> Check:
     detail = f"{free / 1e9:.1f} GB free"
     if free >= needed:
         return Check(name=name, status=Status.OK, detail=detail)
-    return Check(name=name, status=Status.WARN, detail=f"{detail}, {needed / 1e9:.1f} GB wanted", mend=mend)
+    return Check(name=name, status=Status.WARN, detail=f"{detail}, {needed / 1e9:.1f} GB wanted", fix=fix)

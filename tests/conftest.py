@@ -65,7 +65,7 @@ def nano_model() -> HybridModel:
 @pytest.fixture(scope="session")
 def nano_bundle(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path, nano_model: HybridModel) -> Path:
     """A float32 bundle of a random nano network."""
-    from deploy.export import export_bundle
+    from deploy.bundle.export import export_bundle
 
     folder = tmp_path_factory.mktemp("bundles") / "nano"
     export_bundle(nano_model, tokenizer_folder, folder)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from socket import socket
 from typing import Annotated
 
 import typer
+
+
+def bind(host: str, port: int) -> socket:
+    """As the gateway does it. Its modules are loaded only now: the packages that they need have been checked before."""
+    from service import server
+
+    return server.bind(host, port)
 
 
 def doctor(
@@ -25,17 +33,17 @@ def doctor(
     from json import dumps
 
     from deploy.doctor import Status, examine
-    from deploy.installation import TRITON_ENV
+    from deploy.server.installation import TRITON_ENV
     from service.settings import PRETRAINED
 
-    checks = examine(host=host, port=port, bundle=bundle or PRETRAINED, triton_env=triton_env or TRITON_ENV)
+    checks = examine(host=host, port=port, bind=bind, bundle=bundle or PRETRAINED, triton_env=triton_env or TRITON_ENV)
     found = []
     for check in checks:
         found.append(check)
         if not json:
-            mend = f"  → {check.mend}" if check.mend else ""
+            fix = f"  → {check.fix}" if check.fix else ""
             colour = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}[check.status]
-            typer.echo(f"{typer.style(f'{check.status:<5}', fg=colour)}{check.name:<14} {check.detail}{mend}")
+            typer.echo(f"{typer.style(f'{check.status:<5}', fg=colour)}{check.name:<14} {check.detail}{fix}")
     if json:
         typer.echo(dumps([asdict(check) for check in found], ensure_ascii=False))
     if any(check.status is Status.FAIL for check in found):

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Precision(StrEnum):
-    """How weights can be stored."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT4 = "int4"
+from deploy.triton.manifest import Precision
 
 
 def export(
@@ -43,10 +35,10 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Write a bundle: all graphs of a network, its tokenizer, model card and manifest."""
-    from deploy.checkpoints import load_checkpoint
+    from deploy.bundle.checkpoints import load_checkpoint
+    from deploy.bundle.export import export_bundle
     from deploy.commands.output import failing_plainly, read_object
-    from deploy.export import export_bundle
-    from deploy.samples import DEFAULT_SAMPLES, load_samples
+    from deploy.parity.samples import DEFAULT_SAMPLES, load_samples
 
     with failing_plainly():
         manifest = export_bundle(
@@ -86,8 +78,8 @@ def optimize(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write one graph of a trained network as ONNX; says its size, its difference from PyTorch and its speed."""
+    from deploy.bundle.optimisation import optimize_file
     from deploy.commands.output import failing_plainly, print_report
-    from deploy.optimize_for_inference import optimize_file
 
     with failing_plainly():
         report = optimize_file(

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from deploy.triton.manifest import Precision
 
-class Precision(StrEnum):
-    """How weights can be stored."""
 
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT4 = "int4"
+def narrower(precision: Precision) -> Precision:
+    """Raises BadParameter for what a graph is stored in before it is quantised."""
+    if precision is Precision.FP32:
+        raise typer.BadParameter("a graph of float32 weights is what is read: choose fp16, int8 or int4")
+    return precision
 
 
 def quantize(
     input_model: Annotated[Path, typer.Option("--input_model", "--input-model", help="A float32 ONNX graph.")],
     output_model: Annotated[Path, typer.Option("--output_model", "--output-model", help="Where to write the result.")],
-    precision: Annotated[Precision, typer.Option(help="How to store the weights.")] = Precision.INT8,
+    precision: Annotated[
+        Precision, typer.Option(help="How to store the weights.", metavar="[fp16|int8|int4]", callback=narrower)
+    ] = Precision.INT8,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -30,8 +32,8 @@ def quantize(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Store a graph's weights in fp16, int8 or int4; says what it cost in accuracy and gained in size and speed."""
+    from deploy.bundle.quantisation import quantize_file
     from deploy.commands.output import failing_plainly, print_report
-    from deploy.quantize import quantize_file
 
     with failing_plainly():
         print_report(quantize_file(input_model, output_model, precision.value, tolerance), as_json=json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.profiles import Backend, ProfileName
+from deploy.repository.profiles import Backend, ProfileName
 
 app = typer.Typer(no_args_is_help=True, help="Generate what Triton serves from.")
 
@@ -25,8 +25,8 @@ def build(
 ) -> None:
     """Lay a bundle out as a Triton model repository; what an earlier build left in the folder is replaced."""
     from deploy.commands.output import print_report
-    from deploy.profiles import PROFILES
-    from deploy.repository import build_repository
+    from deploy.repository.build import build_repository
+    from deploy.repository.profiles import PROFILES
     from service.settings import PRETRAINED
 
     result = build_repository(

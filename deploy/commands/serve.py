@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from deploy.profiles import Backend, ProfileName
+from deploy.repository.profiles import Backend, ProfileName
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -57,8 +57,9 @@ def serve(
     start_timeout: Annotated[float, typer.Option(help="Seconds that Triton may take to become ready.", min=1)] = 120.0,
 ) -> None:
     """Serve a bundle over HTTP: start Triton, then the gateway. SIGTERM or Ctrl-C ends both, requests first."""
-    from deploy.installation import TRITON_ENV
-    from deploy.serving import TritonChoice, models, read_settings
+    from deploy.commands.runtime import models, read_settings
+    from deploy.server.installation import TRITON_ENV
+    from deploy.server.serving import TritonChoice
     from service.server import bind, run
 
     settings = read_settings(host=host, port=port, bundle=bundle, runtime=runtime, triton_url=triton_url)

@@ -24,7 +24,7 @@ ROTARY_BASE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
+class Positions:
     """What attention over whole rows has to know of them, in the forms that the operators ask for."""
 
     lengths: Value
@@ -39,7 +39,7 @@ class Places:
     sine: Value
 
 
-def source_places(builder: GraphBuilder, lengths_B: Value, size: Value, head_width: int) -> Places:
+def source_positions(builder: GraphBuilder, lengths_B: Value, size: Value, head_width: int) -> Positions:
     """Of rows of `size` positions."""
     bias = NONE
     if not builder.fusion:
@@ -48,11 +48,11 @@ def source_places(builder: GraphBuilder, lengths_B: Value, size: Value, head_wid
         bias = builder.unsqueeze(builder.where(inside_BS, zero, masked), 1, 2)
     planes = head_width // 2
     frequency_F = np.exp(np.arange(planes) * (-math.log(ROTARY_BASE) / planes)).astype(np.float32)
-    place_S1 = builder.unsqueeze(builder.cast(builder.range(size), TensorProto.FLOAT), 1)
+    position_S1 = builder.unsqueeze(builder.cast(builder.range(size), TensorProto.FLOAT), 1)
     # A constant, not a weight: `load_bundle_model` has no parameter for it.
-    angle_SF = builder.mul(place_S1, builder.initializer("constant.rotary.frequencies", frequency_F))
+    angle_SF = builder.mul(position_S1, builder.initializer("constant.rotary.frequencies", frequency_F))
     cosine, sine = builder.op("Cos", angle_SF)[0], builder.op("Sin", angle_SF)[0]
-    return Places(lengths=lengths_B, bias=bias, cosine=cosine, sine=sine)
+    return Positions(lengths=lengths_B, bias=bias, cosine=cosine, sine=sine)
 
 
 def is_token(builder: GraphBuilder, lengths_B: Value, size: Value) -> Value:
@@ -61,44 +61,46 @@ def is_token(builder: GraphBuilder, lengths_B: Value, size: Value) -> Value:
     return builder.less(builder.unsqueeze(builder.range(size), 0), lengths_B1)
 
 
-def self_attention(builder: GraphBuilder, hidden_BSD: Value, places: Places, key: str, *, heads: int) -> Value:
+def self_attention(builder: GraphBuilder, hidden_BSD: Value, positions: Positions, key: str, *, heads: int) -> Value:
     """Bidirectional attention of the module `key` (`qkv` and `out`), [B,S,D] → [B,S,D]."""
     width = builder.weights_of(f"{key}.out.weight").shape[0]
     qkv_BS3D = linear(builder, hidden_BSD, f"{key}.qkv")
     parts = builder.split(qkv_BS3D, [width] * 3)
     if builder.fusion:
-        mixed_BSD = _fused_attention(builder, parts, places, heads)
+        mixed_BSD = _fused_attention(builder, parts, positions, heads)
     else:
-        mixed_BSD = _plain_attention(builder, parts, places, heads, width)
+        mixed_BSD = _plain_attention(builder, parts, positions, heads, width)
     return linear(builder, mixed_BSD, f"{key}.out")
 
 
-def _fused_attention(builder: GraphBuilder, parts: tuple[Value, ...], places: Places, heads: int) -> Value:
+def _fused_attention(builder: GraphBuilder, parts: tuple[Value, ...], positions: Positions, heads: int) -> Value:
     query, keys, values = parts
     # One number is where all rows begin.
     query, keys = (
-        builder.fused("RotaryEmbedding", part, builder.ints(0), places.cosine, places.sine, num_heads=heads)[0]
+        builder.fused("RotaryEmbedding", part, builder.ints(0), positions.cosine, positions.sine, num_heads=heads)[0]
         for part in (query, keys)
     )
-    return builder.fused("MultiHeadAttention", query, keys, values, NONE, places.lengths, num_heads=heads)[0]
+    return builder.fused("MultiHeadAttention", query, keys, values, NONE, positions.lengths, num_heads=heads)[0]
 
 
-def _plain_attention(builder: GraphBuilder, parts: tuple[Value, ...], places: Places, heads: int, width: int) -> Value:
+def _plain_attention(
+    builder: GraphBuilder, parts: tuple[Value, ...], positions: Positions, heads: int, width: int
+) -> Value:
     """softmax(q·kᵀ/√E + bias)·v in standard operators."""
     query, keys, values = (builder.reshape(part, 0, 0, heads, width // heads) for part in parts)
-    query, keys = (_rotate(builder, part, places, width // heads) for part in (query, keys))
+    query, keys = (_rotate(builder, part, positions, width // heads) for part in (query, keys))
     query_BHSE = builder.transpose(query, 0, 2, 1, 3)
     query_BHSE = builder.mul(query_BHSE, builder.constant((width // heads) ** -0.5, np.float32))
     scores_BHSS = builder.matmul(query_BHSE, builder.transpose(keys, 0, 2, 3, 1))
-    weights_BHSS = builder.softmax(builder.add(scores_BHSS, places.bias))
+    weights_BHSS = builder.softmax(builder.add(scores_BHSS, positions.bias))
     mixed_BHSE = builder.matmul(weights_BHSS, builder.transpose(values, 0, 2, 1, 3))
     return builder.reshape(builder.transpose(mixed_BHSE, 0, 2, 1, 3), 0, 0, width)
 
 
-def _rotate(builder: GraphBuilder, heads_BSHE: Value, places: Places, width: int) -> Value:
+def _rotate(builder: GraphBuilder, heads_BSHE: Value, positions: Positions, width: int) -> Value:
     """Queries or keys turned by their place, [B,S,H,E]."""
     left, right = builder.split(heads_BSHE, [width // 2] * 2)
-    cosine, sine = builder.unsqueeze(places.cosine, 1), builder.unsqueeze(places.sine, 1)
+    cosine, sine = builder.unsqueeze(positions.cosine, 1), builder.unsqueeze(positions.sine, 1)
     turned_left = builder.sub(builder.mul(left, cosine), builder.mul(right, sine))
     turned_right = builder.add(builder.mul(right, cosine), builder.mul(left, sine))
     return builder.concat(turned_left, turned_right, axis=-1)

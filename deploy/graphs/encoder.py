@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from deploy.graphs.attention import Places, is_token, self_attention, source_places
+from deploy.graphs.attention import Positions, is_token, self_attention, source_positions
 from deploy.graphs.builder import GraphBuilder, Value
 from deploy.graphs.layers import add_norm, biased_gelu, gelu, layer_norm, linear
 from deploy.graphs.positions import add_positions
@@ -42,7 +42,7 @@ def lengths_of(builder: GraphBuilder, ids_BS: Value, pad: int) -> Value:
 
 def encode(builder: GraphBuilder, config: HybridConfig, ids_BS: Value, lengths_B: Value) -> Memory:
     """Token ids [B,S] to memory [B,S,D]."""
-    places = source_places(builder, lengths_B, builder.size(ids_BS, 1), config.d_model // config.num_heads)
+    positions = source_positions(builder, lengths_B, builder.size(ids_BS, 1), config.d_model // config.num_heads)
     embedded_BSD = builder.gather(builder.weight(EMBEDDING), ids_BS)
     hidden_BSD = add_positions(builder, embedded_BSD, lengths_B, "encoder.positions")
     normed_BSD = layer_norm(builder, hidden_BSD, "encoder.layers.0.attention_norm")
@@ -50,11 +50,11 @@ def encode(builder: GraphBuilder, config: HybridConfig, ids_BS: Value, lengths_B
         key = f"encoder.layers.{index}"
         last = index == config.encoder_layers - 1
         following = "encoder.norm" if last else f"encoder.layers.{index + 1}.attention_norm"
-        mixed_BSD = self_attention(builder, normed_BSD, places, f"{key}.attention", heads=config.num_heads)
+        mixed_BSD = self_attention(builder, normed_BSD, positions, f"{key}.attention", heads=config.num_heads)
         hidden_BSD, normed_BSD = add_norm(builder, hidden_BSD, mixed_BSD, f"{key}.feed_forward_norm")
         fed_BSD = feed_forward(builder, normed_BSD, f"{key}.feed_forward")
         hidden_BSD, normed_BSD = add_norm(builder, hidden_BSD, fed_BSD, following)
-    return Memory(hidden=_hybrid(builder, config, normed_BSD, places), lengths=lengths_B)
+    return Memory(hidden=_hybrid(builder, config, normed_BSD, positions), lengths=lengths_B)
 
 
 def feed_forward(builder: GraphBuilder, value: Value, key: str) -> Value:
@@ -63,15 +63,21 @@ def feed_forward(builder: GraphBuilder, value: Value, key: str) -> Value:
     return linear(builder, biased_gelu(builder, grown, f"{key}.up"), f"{key}.down", bias=True)
 
 
-def _hybrid(builder: GraphBuilder, config: HybridConfig, hidden_BSD: Value, places: Places) -> Value:
+def _hybrid(builder: GraphBuilder, config: HybridConfig, hidden_BSD: Value, positions: Positions) -> Value:
     """Σ softmax(w)_u · LayerNorm(x + MHA_u(x) + BiGRU_u(MHA_u(x))) over the units u."""
     shares = builder.split(builder.softmax(builder.weight("hybrid.mix")), [1] * config.hybrid_units)
     total: Value | None = None
     for index, share in enumerate(shares):
         key = f"hybrid.units.{index}"
-        mixed_BSD = self_attention(builder, hidden_BSD, places, f"{key}.attention", heads=config.num_heads)
+        mixed_BSD = self_attention(builder, hidden_BSD, positions, f"{key}.attention", heads=config.num_heads)
         recurred_BSD = bidirectional(
-            builder, "GRU", mixed_BSD, places.lengths, f"{key}.recurrence", width=config.d_model, blocks=blocks(config)
+            builder,
+            "GRU",
+            mixed_BSD,
+            positions.lengths,
+            f"{key}.recurrence",
+            width=config.d_model,
+            blocks=blocks(config),
         )
         summed_BSD = builder.add(builder.add(hidden_BSD, mixed_BSD), recurred_BSD)
         weighted_BSD = builder.mul(layer_norm(builder, summed_BSD, f"{key}.norm"), share)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.installation import Installation, find_installation, why_no_wheel
-from deploy.launcher import LaunchPlan
-from deploy.profiles import Backend, Profile
-from deploy.repository import build_repository
-from deploy.supervisor import Supervisor
+from deploy.repository.build import build_repository
+from deploy.repository.profiles import Backend, Profile
+from deploy.server.installation import Installation, find_installation, why_no_wheel
+from deploy.server.launcher import LaunchPlan
+from deploy.server.supervisor import Supervisor
 
 ONE_THREAD = Profile(name="tests", threads=1)
 

@@ -57,6 +57,7 @@ def test_help_loads_nothing_heavy() -> None:
         ("repository", "build", "--backend", "tensorflow"),
         ("repository", "build", "--profile", "huge"),
         ("export",),
+        ("quantize", "--input_model", "a.onnx", "--output_model", "b.onnx", "--precision", "fp32"),
     ],
 )
 def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +18,31 @@ import yaml
 from typer.core import TyperGroup
 
 from deploy.cli import app
-from deploy.installation import Installation
-from deploy.launcher import LaunchPlan, free_ports
-from deploy.supervisor import Supervisor
+from deploy.server.installation import Installation
+from deploy.server.launcher import KEEPALIVE, LaunchPlan, free_ports
+from deploy.server.supervisor import Supervisor
 from service.settings import Settings
+from tests.deploy.container_files import (
+    COMPOSE,
+    IMAGES,
+    ROOT,
+    SERVICES,
+    STAGES,
+    options,
+    read_compose,
+    triton_command,
+)
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 SHARED_DEFAULTS = (
     "model-control-mode",
     "exit-on-error",
     "strict-readiness",
     "log-verbose",
     "disable-auto-complete-config",
+    *KEEPALIVE,
 )
 """What every start of Triton says alike."""
-
-
-@dataclass
-class Stage:
-    """One stage of the Dockerfile."""
-
-    name: str
-    base: str
-    lines: list[tuple[str, str]] = field(default_factory=list)
-
-    def all(self, instruction: str) -> list[str]:
-        return [text for name, text in self.lines if name == instruction]
-
-    def last(self, instruction: str) -> str:
-        return self.all(instruction)[-1]
-
-
-def read_dockerfile() -> dict[str, Stage]:
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    stages: dict[str, Stage] = {}
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        if not line.strip():
-            continue
-        instruction, rest = line.split(maxsplit=1)
-        if instruction == "FROM":
-            base, _, name = rest.split()
-            stages[name] = Stage(name, base)
-        else:
-            list(stages.values())[-1].lines.append((instruction, rest))
-    return stages
-
-
-STAGES = read_dockerfile()
-IMAGES = ("gateway", "triton")
-
-
-class ComposeLoader(yaml.SafeLoader):
-    """Reads Compose's own tags."""
-
-
-ComposeLoader.add_constructor("!reset", lambda loader, node: None)
-
-
-def read_compose(name: str) -> dict[str, Any]:
-    return yaml.load((ROOT / name).read_text(encoding="utf-8"), ComposeLoader)
-
-
-COMPOSE = read_compose("docker-compose.yml")
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-
-
-def options(command: list[str]) -> dict[str, str]:
-    """`--name=value` arguments; a bare `--name` is "true"."""
-    pairs = (argument.removeprefix("--").partition("=") for argument in command if argument.startswith("--"))
-    return {name: value or "true" for name, _, value in pairs}
 
 
 def parse_command(*arguments: str) -> dict[str, Any]:
@@ -164,10 +119,6 @@ def test_the_repository_is_built_for_tritons_own_onnx_runtime() -> None:
         assert (parameters["backend"], parameters["profile"]) == ("onnxruntime", profile)
     assert f"--from=repository {parameters['output']} /models" in STAGES["triton"].all("COPY")
     assert options(triton_command())["model-repository"] == "/models"
-
-
-def triton_command() -> list[str]:
-    return json.loads(STAGES["triton"].last("CMD"))
 
 
 def test_triton_starts_as_safely_as_the_launchers(tmp_path: Path) -> None:

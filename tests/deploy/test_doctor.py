@@ -1,4 +1,4 @@
-"""What `trident doctor` finds, and that its mends are the right ones."""
+"""What `trident doctor` finds, and that its fixes are the right ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from deploy import doctor
 from deploy.doctor import Status
-from deploy.installation import TRITON_ENV, Installation
+from deploy.server.installation import TRITON_ENV, Installation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +60,7 @@ def test_a_missing_libpython_names_its_package(
     monkeypatch.setattr(doctor, "probe", lambda _: {"python": "3.11", "libpython": None})
     check = doctor.check_libpython(tmp_path)
     assert check.status is Status.WARN
-    assert "install the package libpython3.11" in check.mend
+    assert "install the package libpython3.11" in check.fix
 
 
 @pytest.mark.parametrize(("limit", "status"), [("1000000000", Status.WARN), ("max", Status.OK)])
@@ -78,4 +78,4 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     check = doctor.check_packages()
     assert check.status is Status.FAIL
     assert "no_such_module" in check.detail
-    assert "[serve]" in check.mend
+    assert "[serve]" in check.fix

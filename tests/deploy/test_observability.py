@@ -121,7 +121,7 @@ def test_prometheus_scrapes_both_where_they_listen() -> None:
 @pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: rule["alert"])
 def test_alerts_say_what_happened_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
-    assert rule["annotations"].keys() == {"summary", "mend"}
+    assert rule["annotations"].keys() == {"summary", "fix"}
     assert "for" in rule
 
 

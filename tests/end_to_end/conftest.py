@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.installation import why_no_wheel
+from deploy.server.installation import why_no_wheel
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

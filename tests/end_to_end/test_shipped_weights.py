@@ -10,16 +10,16 @@ import httpx
 import numpy as np
 import pytest
 
-from deploy.checkpoints import load_bundle_model
-from deploy.export import export_bundle
-from deploy.installation import find_installation
-from deploy.launcher import LaunchPlan
-from deploy.profiles import PROFILES, Backend, ProfileName
-from deploy.repository import build_repository
-from deploy.runner import GraphRunner
-from deploy.samples import LIBRARY, LIGHT, RIVER, Sample, Source, encode_samples
-from deploy.supervisor import Supervisor
-from deploy.torch_runner import TorchRunner
+from deploy.bundle.checkpoints import load_bundle_model
+from deploy.bundle.export import export_bundle
+from deploy.parity.graph_runner import GraphRunner
+from deploy.parity.samples import LIBRARY, LIGHT, RIVER, Sample, Source, encode_samples
+from deploy.parity.torch_runner import TorchRunner
+from deploy.repository.build import build_repository
+from deploy.repository.profiles import PROFILES, Backend, ProfileName
+from deploy.server.installation import find_installation
+from deploy.server.launcher import LaunchPlan
+from deploy.server.supervisor import Supervisor
 from deploy.triton.protocol import GenerationBatch, Row, Sampling, Task
 from model.tokenizer import SPECIAL_TOKENS
 from service.inference.triton import TritonClient

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deploy.checkpoints import load_checkpoint as load_for_export
+from deploy.bundle.checkpoints import load_checkpoint as load_for_export
 from model.configuration import HybridConfig
 from model.network import HybridModel
 from tests.training.conftest import RECIPE

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deploy.checkpoints import load_checkpoint as load_for_export
+from deploy.bundle.checkpoints import load_checkpoint as load_for_export
 from tests.training.parallel.conftest import STEPS, WriteRecipe
 from tests.training.parallel.launching import largest_difference, launch, metrics_of
 from training.config import load_recipe
