@@ -142,6 +142,10 @@ class CachePool:
             # Indexing with an array copies, so no slot is read after it was written.
             self.buffers[name][targets, :, :length] = self.buffers[name][sources, :, :length]
 
+    def cached_tokens(self, bounds: slice) -> int:
+        """Positions of sources and answers that the slots in the bounds hold."""
+        return int(self.source_lengths[bounds].sum()) + int(self.target_lengths[bounds].sum())
+
     def grow(self, bounds: slice) -> None:
         """Every slot in the bounds has written one more position."""
         lengths = self.target_lengths[bounds]

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +27,18 @@ from .cache import CachePool, CacheShape
 from .decoder import Decoder
 from .limits import EngineSettings, RowLimits, check_batch
 from .manifest import load_manifest
-from .prefill import Encoder, padded_groups
-from .protocol import EngineStats, FinishReason, GenerationBatch, RowUpdate, Task
-from .requests import LiveBatch, LiveRow, Sink
+from .prefill import Encoder, next_group
+from .protocol import (
+    BatchNews,
+    EngineStats,
+    FinishReason,
+    GenerationBatch,
+    PrefillTime,
+    Sink,
+    StepTotals,
+    Task,
+)
+from .requests import LiveBatch, LiveRow
 from .sampling import Sampler, TokenRules, choose_tokens
 from .slots import Lane, Side, SlotMap
 
@@ -45,7 +57,7 @@ class Engine:
         manifest = load_manifest(bundle, verify=settings.verify, graphs=GRAPHS)
         config = manifest.config
         self.limits = RowLimits.of(manifest, settings)
-        self._settings = settings
+        self.settings = settings
         self._rules = TokenRules.of(list(manifest.special_tokens.values()), int(config["eos_token_id"]))
         self._first_token = int(config["bos_token_id"])
         self._slots: SlotMap[LiveRow] = SlotMap(settings.slots)
@@ -75,19 +87,27 @@ class Engine:
         self._waiting: deque[LiveRow] = deque()
         self._cancelled: set[int] = set()
         self._reporting: dict[LiveBatch, None] = {}
+        self._totals = dict.fromkeys(self._decoders, StepTotals())
 
     @property
     def stats(self) -> EngineStats:
-        """Occupancy at this moment."""
-        return EngineStats(slots_used=self._slots.used, slots_total=self._slots.slots, waiting_rows=len(self._waiting))
+        """Occupancy at this moment, and what has been decoded so far."""
+        return EngineStats(
+            slots_used=self._slots.used,
+            slots_total=self._slots.slots,
+            waiting_rows=len(self._waiting),
+            generation_steps=self._totals[Task.GENERATION],
+            summary_steps=self._totals[Task.SUMMARY],
+        )
 
     def submit(self, batch: GenerationBatch, sink: Sink) -> None:
         """Queue a batch.
 
         Args:
             batch: the rows.
-            sink: called by the stepping thread, at most once a step, with news of the batch's rows, until every row
-                has had an update whose finish_reason is not RUNNING. If it raises, the batch's rows are cancelled.
+            sink: called by the stepping thread, at most once a step, with news of the batch, until every row has had
+                an update whose finish_reason is not RUNNING. The step that encodes rows tells how long that took,
+                also where none of them streams. If it raises, the batch's rows are cancelled.
 
         Raises:
             ValueError: a row that the engine cannot serve; none is queued.
@@ -138,10 +158,10 @@ class Engine:
         if not self._rows:
             return False
         self._drop_cancelled()
-        for group in padded_groups(self._admit(), self._settings.prefill_tokens):
+        for group in self._admit():
             self._prefill(group)
-        for decoder in self._decoders.values():
-            self._decode(decoder)
+        for task, decoder in self._decoders.items():
+            self._decode(task, decoder)
         self._tell_sinks()
         return True
 
@@ -154,29 +174,32 @@ class Engine:
                 self._waiting = deque(row for row in self._waiting if id(row) not in gone)
         self._finish(rows, FinishReason.CANCELLED)
 
-    def _admit(self) -> list[LiveRow]:
-        """Take waiting rows in their order, while slots and this step's tokens last.
+    def _admit(self) -> list[list[LiveRow]]:
+        """Take waiting rows in their order, while slots and this step's tokens last: each batch's rows as one group.
 
         The first row that does not fit holds up those behind it, so a search of many beams is never overtaken for
         ever by rows that need one slot.
         """
-        admitted: list[LiveRow] = []
-        free, tokens = self._slots.free, self._settings.prefill_tokens
+        groups: list[list[LiveRow]] = []
+        free, tokens = self._slots.free, self.settings.prefill_tokens
         with self._news:
             while self._waiting:
-                row = self._waiting[0]
-                free -= row.slots_needed
-                tokens -= len(row.row.input_ids)
-                if free < 0 or (admitted and tokens < 0):
+                _, rows = next(groupby(self._waiting, key=attrgetter("batch")))
+                group = next_group(rows, free, tokens, is_first=not groups)
+                if not group:
                     break
-                row.admit()
-                admitted.append(self._waiting.popleft())
-        return admitted
+                for row in group:
+                    self._waiting.popleft().admit()
+                    free -= row.slots_needed
+                tokens -= len(group) * max(row.row.source.cost for row in group)
+                groups.append(group)
+        return groups
 
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        """Encode sources together, then hand each to what its task reads."""
+        """Encode the sources of one batch's rows together, then hand each to what its task reads."""
+        began_s = time.perf_counter()
         with self._isolated(rows, "the encoder"):
-            memory_BSD, routes_B3 = self._encoder.encode([row.row.input_ids for row in rows])
+            memory_BSD, routes_B3 = self._encoder.encode([row.row.source for row in rows])
             for row, route in zip(rows, routes_B3, strict=True):
                 if row.task is Task.AUTO:
                     row.route, row.task = route, Task(int(route.argmax()))
@@ -184,12 +207,15 @@ class Engine:
                 chosen = [index for index, row in enumerate(rows) if row.task is task]
                 if chosen:
                     self._start(task, [rows[index] for index in chosen], memory_BSD[chosen])
+            batch, seconds = rows[0].batch, time.perf_counter() - began_s
+            batch.prefills.append(PrefillTime(rows=len(rows), tokens=memory_BSD.shape[1], seconds=seconds))
+            self._reporting[batch] = None
 
     def _start(self, task: Task, rows: Sequence[LiveRow], memory_BSD: np.ndarray) -> None:
         """Read the answers off the encoder, or fill slots of the task's decoder."""
         with self._isolated(rows, f"prefill for {task.name}"):
             if task is Task.QA:
-                lengths = [len(row.row.input_ids) for row in rows]
+                lengths = [row.row.source.cost for row in rows]
                 for row, emissions in zip(rows, self._encoder.extract(memory_BSD, lengths), strict=True):
                     self._finish([row], FinishReason.STOP, emissions)
                 return
@@ -199,19 +225,27 @@ class Engine:
                 row.start_decoding([self._slots.acquire(decoder.side, row) for _ in range(row.slots_needed)])
                 source = [each_BHSE[index] for each_BHSE in cross]
                 for lane in row.lanes:
-                    self._pool.write_source(lane.slot, decoder.footprint, source, row.row.input_ids, self._first_token)
+                    self._pool.write_source(lane.slot, decoder.footprint, source, row.row.source.ids, self._first_token)
 
-    def _decode(self, decoder: Decoder) -> None:
+    def _decode(self, task: Task, decoder: Decoder) -> None:
         """One token for every lane of a decoder."""
         lanes = self._slots.lanes(decoder.side)
         if not lanes:
             return
         with self._isolated([lane.owner for lane in lanes], f"a {decoder.name} step"):
             bounds = self._slots.bounds(decoder.side)
+            began_s, cached_tokens = time.perf_counter(), self._pool.cached_tokens(bounds)
             scores_NV = decoder.step(bounds)
             self._pool.grow(bounds)
             self._rules.apply(scores_NV)
             reasons = self._choose(decoder, lanes, bounds, scores_NV)
+            before = self._totals[task]
+            self._totals[task] = StepTotals(
+                steps=before.steps + 1,
+                rows=before.rows + len(lanes),
+                cached_tokens=before.cached_tokens + cached_tokens,
+                seconds=before.seconds + time.perf_counter() - began_s,
+            )
             for row, reason in reasons.items():
                 if reason is FinishReason.RUNNING and row.report():
                     self._reporting[row.batch] = None
@@ -267,14 +301,13 @@ class Engine:
 
     def _tell_sinks(self) -> None:
         for batch in self._reporting:
-            updates, batch.updates = batch.updates, []
-            if updates:
-                self._tell(batch, updates)
+            if (news := batch.take_news()) is not None:
+                self._tell(batch, news)
         self._reporting.clear()
 
-    def _tell(self, batch: LiveBatch, updates: list[RowUpdate]) -> None:
+    def _tell(self, batch: LiveBatch, news: BatchNews) -> None:
         try:
-            batch.sink(updates)
+            batch.sink(news)
         except Exception:
             log.exception("a sink failed; its batch is cancelled")
             with self._news:

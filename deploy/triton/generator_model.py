@@ -1,7 +1,7 @@
 """The Triton model `generator`: the engine behind a decoupled Python-backend model.
 
     execute (Triton's thread)          decode loop (our thread)
-    read the request ── submit ──▶ Engine.step … ── updates ──▶ ResponseStream ── one response a step ──▶ client
+    read the request ── submit ──▶ Engine.step … ── news ──▶ ResponseStream ── one response a step ──▶ client
 
 A request is answered until all of its rows have finished; then its last response carries the final flag. Requests to
 cancel and for statistics are answered at once. Parameters in config.pbtxt: the fields of EngineSettings.
@@ -20,8 +20,8 @@ import triton_python_backend_utils as pb_utils
 
 from .engine import Engine
 from .limits import EngineSettings
-from .protocol import EngineStats, FinishReason, RowUpdate
-from .wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_updates
+from .protocol import BatchNews, EngineStats, FinishReason
+from .wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_news
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +75,11 @@ class TritonPythonModel:
             return
         if kind is RequestKind.CANCEL:
             self._engine.cancel(decode_cancel(tensors))
-        _send(sender, encode_updates([], self._engine.stats), final=True)
+        _send(sender, encode_news(BatchNews(updates=[]), self._engine.stats), final=True)
 
 
 class ResponseStream:
-    """The sink of one batch: turns its updates into responses."""
+    """The sink of one batch: turns its news into responses."""
 
     def __init__(self, sender: Any, engine: Engine, row_ids: list[int]) -> None:
         self.row_ids = row_ids
@@ -91,11 +91,11 @@ class ResponseStream:
         """Whether every row has finished."""
         return self._unfinished == 0
 
-    def __call__(self, updates: list[RowUpdate]) -> None:
+    def __call__(self, news: BatchNews) -> None:
         """Send one response."""
-        self._unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
+        self._unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in news.updates)
         stats: EngineStats = self._engine.stats
-        _send(self._sender, encode_updates(updates, stats), final=self.is_done)
+        _send(self._sender, encode_news(news, stats), final=self.is_done)
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone."""

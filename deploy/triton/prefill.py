@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .manifest import Manifest
+from .protocol import Source
 from .requests import LiveRow
 from .sessions import open_session
 
-LEAST_FILLED = 0.75
-"""A source joins a batch whose longest is at most this much longer: padding costs as much as tokens do."""
 
+def next_group(rows: Iterable[LiveRow], slots: int, tokens: int, *, is_first: bool) -> list[LiveRow]:
+    """The rows of one batch, in their order, that are encoded together now; none where they have to wait.
 
-def padded_groups(rows: Sequence[LiveRow], budget: int) -> list[list[LiveRow]]:
-    """Rows of similar length together, at most `budget` tokens a group (padding included) unless one row has more."""
-    groups: list[list[LiveRow]] = []
-    for row in sorted(rows, key=lambda each: len(each.row.input_ids), reverse=True):
-        length = len(row.row.input_ids)
-        if groups:
-            longest = len(groups[-1][0].row.input_ids)
-            if length >= LEAST_FILLED * longest and longest * (len(groups[-1]) + 1) <= budget:
-                groups[-1].append(row)
-                continue
-        groups.append([row])
-    return groups
+    Args:
+        rows: those of the batch that wait.
+        slots: free ones.
+        tokens: positions (padding included) that may still be encoded before the next decode step.
+        is_first: nothing else is encoded before that step. Only then is a batch with too many tokens cut, and a row
+            that has too many by itself goes alone; else it waits for a step in which it can have them all.
+    """
+    group: list[LiveRow] = []
+    longest = 0
+    for row in rows:
+        slots -= row.slots_needed
+        if slots < 0:
+            break
+        longest = max(longest, row.row.source.cost)
+        if longest * (len(group) + 1) > tokens and (group or not is_first):
+            return group if is_first else []
+        group.append(row)
+    return group
 
 
 class Encoder:
@@ -39,15 +46,9 @@ class Encoder:
             for name in ("encoder", "extractive")
         )
 
-    def encode(self, sources: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode sources (INT64 [S] each) as one batch: memory FP32 [B,S,D], P(task) FP32 [B,3]."""
-        lengths = np.array([len(source) for source in sources], np.int32)
-        ids_BS = np.zeros((len(sources), int(lengths.max())), np.int64)
-        for row, source in zip(ids_BS, sources, strict=True):
-            row[: len(source)] = source
-        memory_BSD, routes_B3 = self._encoder.run(
-            ["memory", "task_probabilities"], {"input_ids": ids_BS, "lengths": lengths}
-        )
+    def encode(self, sources: Sequence[Source]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode sources as one batch: memory FP32 [B,S,D], P(task) FP32 [B,3]."""
+        memory_BSD, routes_B3 = self._encoder.run(["memory", "task_probabilities"], encoder_feeds(sources))
         return memory_BSD, routes_B3
 
     def extract(self, memory_BSD: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
@@ -55,3 +56,12 @@ class Encoder:
         inputs = {"memory": memory_BSD, "lengths": np.array(lengths, np.int32)}
         (emissions_BS3,) = self._extractive.run(["emissions"], inputs)
         return [emissions_S3[:length] for emissions_S3, length in zip(emissions_BS3, lengths, strict=True)]
+
+
+def encoder_feeds(sources: Sequence[Source]) -> dict[str, np.ndarray]:
+    """Inputs of the encoder's graph: sources as one batch, padded to the longest."""
+    lengths = np.array([source.cost for source in sources], np.int32)
+    ids_BS = np.zeros((len(sources), int(lengths.max())), np.int64)
+    for row, source in zip(ids_BS, sources, strict=True):
+        row[: source.cost] = source.ids
+    return {"input_ids": ids_BS, "lengths": lengths}

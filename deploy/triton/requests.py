@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .beams import BeamSearch
-from .protocol import FinishReason, Row, RowTimings, RowUpdate, Task
+from .protocol import BatchNews, FinishReason, PrefillTime, Row, RowTimings, RowUpdate, Sink, Task
 from .sampling import Sampler, TokenRules
 from .slots import Lane
-
-Sink = Callable[[list[RowUpdate]], None]
 
 
 @dataclass(slots=True, eq=False)
 class LiveBatch:
-    """A submitted batch: where its updates go, and those of this step."""
+    """A submitted batch: where its news goes, and that of this step."""
 
     sink: Sink
     updates: list[RowUpdate] = field(default_factory=list)
+    prefills: list[PrefillTime] = field(default_factory=list)
+
+    def take_news(self) -> BatchNews | None:
+        """What has not been told yet; None where that is nothing."""
+        if not self.updates and not self.prefills:
+            return None
+        news = BatchNews(updates=self.updates, prefills=tuple(self.prefills))
+        self.updates, self.prefills = [], []
+        return news
 
 
 @dataclass(slots=True, eq=False)

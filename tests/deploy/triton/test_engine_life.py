@@ -13,7 +13,7 @@ import pytest
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
-from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Task
+from deploy.triton.protocol import BatchNews, FinishReason, GenerationBatch, Row, Source, Task
 from tests.deploy.triton.engine_traffic import Collector, answer, finish, make_rows, submit
 
 
@@ -113,7 +113,7 @@ def test_a_beam_search_waits_for_its_slots_and_is_not_overtaken(small_engine: En
 
 def test_long_prefills_are_spread_over_steps(nano_bundle: Path) -> None:
     engine = Engine(nano_bundle, EngineSettings(threads=1, prefill_tokens=100, verify=False))
-    rows = [replace(row, input_ids=np.full(40, 50 + row.row_id)) for row in make_rows(6)]
+    rows = [replace(row, source=Source(np.full(40, 50 + row.row_id))) for row in make_rows(6)]
     collector = submit(engine, rows)
     engine.step()
     assert (engine.stats.slots_used, engine.stats.waiting_rows) == (2, 4)
@@ -181,8 +181,8 @@ def test_a_row_without_finite_scores_ends_alone(engine: Engine, monkeypatch: pyt
 def test_a_sink_that_fails_ends_its_own_batch(engine: Engine) -> None:
     calls = []
 
-    def failing(updates: list[RowUpdate]) -> None:
-        calls.append(updates)
+    def failing(news: BatchNews) -> None:
+        calls.append(news)
         raise ConnectionError("the client has gone")
 
     engine.submit(GenerationBatch(task=Task.GENERATION, rows=tuple(make_rows(2, stream=True))), failing)

@@ -17,7 +17,7 @@ import pytest
 
 from deploy.triton.manifest import BundleError
 from deploy.triton.protocol import FinishReason, GenerationBatch, RowUpdate, Task
-from deploy.triton.wire import decode_updates, encode_batch, encode_cancel, encode_stats_query
+from deploy.triton.wire import decode_news, encode_batch, encode_cancel, encode_stats_query
 from tests.deploy.triton.engine_traffic import make_rows
 
 FINAL = 1
@@ -122,7 +122,7 @@ def ask(model, tensors: dict[str, np.ndarray]) -> Sender:
 
 
 def updates_of(responses: list[InferenceResponse]) -> list[RowUpdate]:
-    return [update for response in responses for update in decode_updates(response.tensors)[0]]
+    return [update for response in responses for update in decode_news(response.tensors)[0].updates]
 
 
 def batch_of(rows: list, task: Task = Task.GENERATION) -> dict[str, np.ndarray]:
@@ -148,7 +148,7 @@ def test_a_batch_is_answered_until_its_rows_have_finished(generator) -> None:
 
 def test_statistics_are_answered_at_once(generator) -> None:
     responses = ask(generator, encode_stats_query()).receive_all()
-    stats = decode_updates(responses[0].tensors)[1]
+    stats = decode_news(responses[0].tensors)[1]
     assert (len(responses), stats.slots_total, stats.slots_used) == (1, 4, 0)
 
 
