@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
@@ -94,3 +95,8 @@ def answer(engine: Engine, rows: Sequence[Row], task: Task = Task.GENERATION) ->
     collector = submit(engine, rows, task)
     finish(engine)
     return collector
+
+
+def broken(*_: object) -> NoReturn:
+    """Stands in for a part that fails."""
+    raise RuntimeError("the operator broke")

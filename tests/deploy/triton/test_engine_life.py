@@ -13,8 +13,8 @@ import pytest
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
-from deploy.triton.protocol import BatchNews, FinishReason, GenerationBatch, Row, Source, Task
-from tests.deploy.triton.engine_traffic import Collector, answer, finish, make_rows, submit
+from deploy.triton.protocol import BatchNews, FinishReason, GenerationBatch, Source, Task
+from tests.deploy.triton.engine_traffic import Collector, answer, broken, finish, make_rows, submit
 
 
 @pytest.fixture
@@ -268,7 +268,3 @@ def test_closing_cancels_what_is_in_flight(nano_bundle: Path) -> None:
     assert engine.stats.slots_used == engine.stats.waiting_rows == 0
     with pytest.raises(RuntimeError, match="the engine is closed"):
         submit(engine, make_rows(1))
-
-
-def broken(*_: object) -> list[Row]:
-    raise RuntimeError("the operator broke")
