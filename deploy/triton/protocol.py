@@ -176,6 +176,15 @@ class StepTotals:
     seconds: float = 0.0
     """In the decoder's graph and the choice of tokens."""
 
+    def __add__(self, other: StepTotals) -> StepTotals:
+        """Both together."""
+        return StepTotals(
+            steps=self.steps + other.steps,
+            rows=self.rows + other.rows,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            seconds=self.seconds + other.seconds,
+        )
+
     def __sub__(self, earlier: StepTotals) -> StepTotals:
         """What ran since `earlier`."""
         return StepTotals(

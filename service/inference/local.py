@@ -77,7 +77,7 @@ class LocalClient:
         try:
             while unfinished:
                 answer = await answers.get()
-                if answer is None:
+                if answer is None or self._engine.failure is not None:
                     raise Unavailable(ENDED)
                 news, stats = answer
                 unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in news.updates)
@@ -106,7 +106,7 @@ class LocalClient:
             news.put_nowait(None)
 
     def _check_alive(self) -> None:
-        if self._ended:
+        if self._ended or self._engine.failure is not None:
             raise Unavailable(ENDED)
 
     def _run(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

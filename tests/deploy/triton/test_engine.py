@@ -134,7 +134,7 @@ def test_the_longest_answer_fits_the_cache(engine: Engine) -> None:
 
 
 def test_the_end_token_ends_a_row_and_is_not_sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = engine._decoders[Task.GENERATION]
+    decoder = engine._executor.decoders[Task.GENERATION]
     step, count = decoder.step, [0]
 
     def ending(bounds: slice) -> np.ndarray:
@@ -173,13 +173,13 @@ def test_the_last_update_says_where_the_time_went(engine: Engine) -> None:
 
 def test_auto_rows_are_answered_as_the_task_they_are_routed_to(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make_rows(9, stream=True)
-    encode = engine._encoder.encode
+    encode = engine._executor.encoder.encode
 
     def routed(sources: list[Source]) -> tuple[np.ndarray, np.ndarray]:
         memory, routes = encode(sources)
         return memory, np.eye(3, dtype=np.float32)[[source.cost % 3 for source in sources]] + routes / 9
 
-    monkeypatch.setattr(engine._encoder, "encode", routed)
+    monkeypatch.setattr(engine._executor.encoder, "encode", routed)
     collector = answer(engine, rows, Task.AUTO)
     tasks = {row.row_id: Task(row.source.cost % 3) for row in rows}
     assert set(tasks.values()) == {Task.GENERATION, Task.QA, Task.SUMMARY}

@@ -90,7 +90,7 @@ def test_a_batch_that_fits_the_next_step_is_not_cut_to_fill_this_one(small_engin
 
 
 def test_a_prefill_that_fails_is_no_observation(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine._encoder, "encode", broken)
+    monkeypatch.setattr(engine._executor.encoder, "encode", broken)
     collector = answer(engine, sized_rows(5))
     assert collector.reasons == {0: FinishReason.ERROR}
     assert not collector.prefills

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .manifest import Manifest
 from .protocol import Source
-from .requests import LiveRow
 from .sessions import open_session
-
-
-def next_group(rows: Iterable[LiveRow], slots: int, tokens: int, *, is_first: bool) -> list[LiveRow]:
-    """The rows of one batch, in their order, that are encoded together now; none where they have to wait.
-
-    Args:
-        rows: those of the batch that wait.
-        slots: free ones.
-        tokens: positions (padding included) that may still be encoded before the next decode step.
-        is_first: nothing else is encoded before that step. Only then is a batch with too many tokens cut, and a row
-            that has too many by itself goes alone; else it waits for a step in which it can have them all.
-    """
-    group: list[LiveRow] = []
-    longest = 0
-    for row in rows:
-        slots -= row.slots_needed
-        if slots < 0:
-            break
-        longest = max(longest, row.row.source.cost)
-        if longest * (len(group) + 1) > tokens and (group or not is_first):
-            return group if is_first else []
-        group.append(row)
-    return group
 
 
 class Encoder:
@@ -51,10 +27,10 @@ class Encoder:
         memory_BSD, routes_B3 = self._encoder.run(["memory", "task_probabilities"], encoder_feeds(sources))
         return memory_BSD, routes_B3
 
-    def extract(self, memory_BSD: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
-        """Scores of the tags O, B, I of every source token: FP32 [S,3] for each row."""
-        inputs = {"memory": memory_BSD, "lengths": np.array(lengths, np.int32)}
-        (emissions_BS3,) = self._extractive.run(["emissions"], inputs)
+    def extract(self, memory_BSD: np.ndarray, sources: Sequence[Source]) -> list[np.ndarray]:
+        """Scores of the tags O, B, I of every source position: FP32 [S,3] for each row."""
+        lengths = np.array([source.cost for source in sources], np.int32)
+        (emissions_BS3,) = self._extractive.run(["emissions"], {"memory": memory_BSD, "lengths": lengths})
         return [emissions_S3[:length] for emissions_S3, length in zip(emissions_BS3, lengths, strict=True)]
 
 
