@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import structlog
 
-from deploy.triton.protocol import FinishReason, GenerationBatch, Row, Sampling, Task
+from deploy.triton.protocol import FinishReason, GenerationBatch, Row, Sampling, Source, Task
 from service.batching.rows import RowLane
 from service.errors import InferenceFailed, ServiceError, Unavailable
 from service.inference.protocol import InferenceClient, ServerInfo
@@ -91,13 +91,13 @@ class Readiness:
         for task, token in ((Task.GENERATION, "<generation>"), (Task.SUMMARY, "<summary>"), (Task.AUTO, "<s>")):
             row = Row(
                 row_id=random.getrandbits(62),
-                input_ids=np.array([self._special[token], CANARY_TEXT], np.int64),
+                source=Source(np.array([self._special[token], CANARY_TEXT], np.int64)),
                 sampling=Sampling(max_new_tokens=1, temperature=0.0),
             )
-            async for updates, _ in self._client.generate(GenerationBatch(task=task, rows=(row,))):
-                reason = updates[-1].finish_reason
-                if reason not in (FinishReason.STOP, FinishReason.LENGTH):
-                    raise InferenceFailed(f"the canary for {task.name.lower()} ended with {reason.name}")
+            async for news, _ in self._client.generate(GenerationBatch(task=task, rows=(row,))):
+                for reason in (update.finish_reason for update in news.updates):
+                    if reason not in (FinishReason.STOP, FinishReason.LENGTH):
+                        raise InferenceFailed(f"the canary for {task.name.lower()} ended with {reason.name}")
         question = [self._special["<qa>"], CANARY_TEXT, self._special["<sep>"], CANARY_TEXT]
         inputs: dict[str, np.ndarray] = {
             "input_ids": np.array([question], np.int64),

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .candidates import largest
 from .protocol import FinishReason, Sampling
-from .sampling import TokenRules, adjust_scores, largest
+from .rules import Rule, TokenRules, rules_of
+from .sampling import log_softmax
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,6 +49,7 @@ class BeamSearch:
     tokens: list[int] = field(default_factory=list)
     """The answer; empty until the search has ended."""
 
+    _chain: tuple[Rule, ...] = field(init=False, repr=False)
     _beams: np.ndarray = field(init=False, repr=False)
     _scores: np.ndarray = field(init=False, repr=False)
     _length: int = field(default=0, repr=False)
@@ -55,6 +58,7 @@ class BeamSearch:
 
     def __post_init__(self) -> None:
         count = self.sampling.num_beams
+        self._chain = rules_of(self.sampling, self.rules.end)
         self._beams = np.zeros((count, self.sampling.max_new_tokens), np.int64)
         # All rows start equal: only the first one counts, or the beams would stay copies of one another.
         self._scores = np.full(count, -np.inf)
@@ -99,8 +103,9 @@ class BeamSearch:
         wanted = min(2 * self.sampling.num_beams, scores_KV.shape[1])
         tokens, parents, scores = [], [], []
         for beam in np.flatnonzero(np.isfinite(self._scores)):
-            logs_V = _log_softmax(scores_KV[beam])
-            adjust_scores(logs_V, self._beams[beam, : self._length], self.sampling, self.rules.end)
+            logs_V = log_softmax(scores_KV[beam])
+            for rule in self._chain:
+                rule.apply(logs_V, self._beams[beam, : self._length])
             ids = largest(logs_V, wanted)
             ids = ids[np.isfinite(logs_V[ids])]
             tokens.append(ids)
@@ -135,12 +140,3 @@ class BeamSearch:
             heapq.heappush(self._answers, answer)
         else:
             heapq.heappushpop(self._answers, answer)
-
-
-def _log_softmax(scores_V: np.ndarray) -> np.ndarray:
-    """FP32; -inf everywhere where no score is finite."""
-    highest = scores_V.max()
-    if not np.isfinite(highest):
-        return np.full_like(scores_V, -np.inf)
-    shifted = scores_V - highest
-    return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .protocol import Source
 from .slots import Move
 
 
@@ -38,7 +39,7 @@ class CacheShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
-    """The buffers that one decoder's lanes fill."""
+    """The buffers that one decoder's sequences fill."""
 
     own: tuple[str, ...]
     """Self-attention buffers."""
@@ -74,7 +75,7 @@ def _page_up(offset: int) -> int:
 
 
 class CachePool:
-    """The pool's memory. Which lane is in which slot is SlotMap's business."""
+    """The pool's memory. Which sequence is in which slot is SlotMap's business."""
 
     def __init__(self, shape: CacheShape) -> None:
         self.shape = shape
@@ -95,28 +96,28 @@ class CachePool:
             buffer[:, :, : shape.warm_positions] = 0.0
 
     def write_source(
-        self, slot: int, footprint: Footprint, cross: Sequence[np.ndarray], source_ids: np.ndarray, first_token: int
+        self, slot: int, footprint: Footprint, cross: Sequence[np.ndarray], source: Source, first_token: int
     ) -> None:
-        """Start a lane in a slot.
+        """Start a sequence in a slot.
 
         Args:
             slot: where.
             footprint: the decoder's buffers.
             cross: one array [H,S,E] for each of `footprint.cross`, S at least the source's length.
-            source_ids: INT64, the source without padding.
+            source: what was encoded.
             first_token: what the decoder reads first.
         """
-        length = len(source_ids)
+        length = source.cost
         for name, values_HSE in zip(footprint.cross, cross, strict=True):
             self.buffers[name][slot, :, :length] = values_HSE[:, :length]
-        self.source_ids[slot, :length] = source_ids
+        self.source_ids[slot, :length] = source.ids
         self.source_lengths[slot] = length
         self.target_lengths[slot] = 0
         self.tokens[slot] = first_token
         self._deepest[slot] = max(self._deepest[slot], length)
 
     def move(self, move: Move, footprint: Footprint) -> None:
-        """Copy a lane to another slot: only what it has filled."""
+        """Copy a sequence to another slot: only what it has filled."""
         source, target = move.source, move.target
         own, cross = self.target_lengths[source], self.source_lengths[source]
         for name in footprint.own:
@@ -131,7 +132,7 @@ class CachePool:
     def reorder(self, slots: np.ndarray, parents: np.ndarray, footprint: Footprint) -> None:
         """Let every slot continue the answer of another: slots[i] that of slots[parents[i]], all at once.
 
-        The lanes share one source and are of one age, so only the self-attention's positions are copied.
+        The sequences share one source and are of one age, so only the self-attention's positions are copied.
         """
         changed = np.flatnonzero(parents != np.arange(len(slots)))
         if not len(changed):
@@ -142,15 +143,23 @@ class CachePool:
             # Indexing with an array copies, so no slot is read after it was written.
             self.buffers[name][targets, :, :length] = self.buffers[name][sources, :, :length]
 
+    def cached_tokens(self, bounds: slice) -> int:
+        """Positions of sources and answers that the slots in the bounds hold."""
+        return int(self.source_lengths[bounds].sum()) + int(self.target_lengths[bounds].sum())
+
     def grow(self, bounds: slice) -> None:
         """Every slot in the bounds has written one more position."""
         lengths = self.target_lengths[bounds]
         lengths += 1
         np.maximum(self._deepest[bounds], lengths, out=self._deepest[bounds])
 
-    def trim(self) -> None:
-        """Give back the memory past the warm positions. Nothing in the pool may be in use."""
+    def trim(self) -> Iterator[None]:
+        """Give back the memory past the warm positions, one slot of one buffer at a time.
+
+        Nothing in the pool may be in use while this is iterated. A slot that was left half done is done again.
+        """
         for slot in np.flatnonzero(self._deepest > self.shape.warm_positions).tolist():
             for pages in self._pages.values():
                 pages.discard(slot, self.shape.warm_positions)
-        self._deepest[:] = 0
+                yield
+            self._deepest[slot] = 0

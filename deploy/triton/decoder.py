@@ -1,4 +1,4 @@
-"""One autoregressive decoder on the cache pool: its prefill, and its step on every lane of its side at once."""
+"""One autoregressive decoder on the cache pool: its prefill, and its step on every sequence of its side at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Decoder:
             name: `generative` or `pointer`.
             folder: the bundle.
             manifest: its manifest.
-            pool: where the lanes' caches are.
+            pool: where the sequences' caches are.
             side: this decoder's side of the pool.
             threads: threads of one operator.
             copies: whether the decoder points into the source.

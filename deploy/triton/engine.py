@@ -1,34 +1,34 @@
 """The continuous-batching engine: rows enter and leave between two steps of one decode loop.
 
-    submit ─▶ waiting ─▶ admitted ─▶ encoder ─┬─▶ generative prefill ─▶ front of the pool ─┐
-              (in order)                      ├─▶ pointer prefill ────▶ back of the pool ──┼─▶ a token a step each
-                                              └─▶ extractive: emissions, done at once      ┘
+    submit ─▶ scheduler: waiting ─▶ a batch's group ─▶ executor: encoder ─┬─▶ generative prefill ─▶ front of the pool ─┐
+                         (in order)                                       ├─▶ pointer prefill ────▶ back of the pool ──┤
+                                                                          └─▶ extractive: done at once                 │
+    sinks ◀── news ◀── rows ◀───────────────────── a token a step each, chosen by the executor ◀───────────────────────┘
 
 Any thread may submit and cancel; one thread steps. Batches of any age decode together, and a row's tokens do not
-depend on what else is decoded.
+depend on what else is decoded. The scheduler decides who runs, an executor runs it, and this module tells the sinks.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from .beams import BeamSearch
-from .cache import CachePool, CacheShape
-from .decoder import Decoder
+from .cpu_executor import CpuExecutor
+from .executor import Encoded, Executor
 from .limits import EngineSettings, RowLimits, check_batch
 from .manifest import load_manifest
-from .prefill import Encoder, padded_groups
-from .protocol import EngineStats, FinishReason, GenerationBatch, RowUpdate, Task
-from .requests import LiveBatch, LiveRow, Sink
-from .sampling import Sampler, TokenRules, choose_tokens
-from .slots import Lane, Side, SlotMap
+from .protocol import EngineStats, FinishReason, GenerationBatch, PrefillTime, Sink, StepTotals, Task
+from .requests import LiveBatch, LiveRow
+from .rules import TokenRules
+from .scheduler import Scheduler
+from .slots import SIDES
 
 log = logging.getLogger(__name__)
 
@@ -41,206 +41,160 @@ class Engine:
 
     def __init__(self, bundle: Path, settings: EngineSettings | None = None) -> None:
         """Load the graphs and allocate the cache. Raises BundleError where the bundle is damaged or incomplete."""
-        settings = settings or EngineSettings()
+        self.settings = settings = settings or EngineSettings()
         manifest = load_manifest(bundle, verify=settings.verify, graphs=GRAPHS)
-        config = manifest.config
         self.limits = RowLimits.of(manifest, settings)
-        self._settings = settings
-        self._rules = TokenRules.of(list(manifest.special_tokens.values()), int(config["eos_token_id"]))
-        self._first_token = int(config["bos_token_id"])
-        self._slots: SlotMap[LiveRow] = SlotMap(settings.slots)
-        self._pool = CachePool(
-            CacheShape(
-                slots=settings.slots,
-                layers=int(config["decoder_layers"]),
-                heads=int(config["num_heads"]),
-                head_width=int(config["d_model"]) // int(config["num_heads"]),
-                max_source=self.limits.max_source_tokens,
-                max_target=self.limits.max_target_tokens,
-                vocabulary=self.limits.vocabulary,
-                warm_positions=settings.warm_positions,
-            )
-        )
-        self._encoder = Encoder(bundle, manifest, threads=settings.threads)
-        self._decoders = {
-            task: Decoder(name, bundle, manifest, self._pool, side, threads=settings.threads, copies=copies)
-            for task, name, side, copies in (
-                (Task.GENERATION, "generative", Side.FRONT, False),
-                (Task.SUMMARY, "pointer", Side.BACK, True),
-            )
-        }
-        self._news = threading.Condition()
+        """What rows must keep: the stricter of the bundle's limits and the settings'."""
+
+        self.failure: str | None = None
+        """Why the decode loop has ended by itself; None while it has not."""
+
+        self._rules = TokenRules.of(list(manifest.special_tokens.values()), int(manifest.config["eos_token_id"]))
+        self._executor: Executor = CpuExecutor(bundle, manifest, settings, self.limits, self._rules)
+        self._scheduler: Scheduler[LiveRow] = Scheduler(slots=settings.slots, prefill_tokens=settings.prefill_tokens)
+        self._lock = threading.Condition()
+        """Held for moments, to look at the scheduler or to change it; never while anything is computed or told."""
+
         self._closed = False
-        self._rows: dict[int, LiveRow] = {}
-        self._waiting: deque[LiveRow] = deque()
-        self._cancelled: set[int] = set()
         self._reporting: dict[LiveBatch, None] = {}
+        self._totals = dict.fromkeys(SIDES, StepTotals())
 
     @property
     def stats(self) -> EngineStats:
-        """Occupancy at this moment."""
-        return EngineStats(slots_used=self._slots.used, slots_total=self._slots.slots, waiting_rows=len(self._waiting))
+        """Occupancy at this moment, and what has been decoded so far."""
+        with self._lock:
+            return EngineStats(
+                slots_used=self._scheduler.slots_used,
+                slots_total=self.settings.slots,
+                waiting_rows=self._scheduler.waiting,
+                generation_steps=self._totals[Task.GENERATION],
+                summary_steps=self._totals[Task.SUMMARY],
+            )
 
     def submit(self, batch: GenerationBatch, sink: Sink) -> None:
         """Queue a batch.
 
         Args:
             batch: the rows.
-            sink: called by the stepping thread, at most once a step, with news of the batch's rows, until every row
-                has had an update whose finish_reason is not RUNNING. If it raises, the batch's rows are cancelled.
+            sink: called by the stepping thread, at most once a step, with news of the batch, until every row has had
+                an update whose finish_reason is not RUNNING. The step that encodes rows tells how long that took,
+                also where none of them streams. If it raises, the batch's rows are cancelled.
 
         Raises:
             ValueError: a row that the engine cannot serve; none is queued.
-            RuntimeError: the engine is closed.
+            RuntimeError: the engine is closed, or its decode loop has failed.
         """
         check_batch(batch, self.limits)
-        live = LiveBatch(sink)
+        live = LiveBatch(sink, tuple(row.row_id for row in batch.rows))
         rows = [LiveRow.start(row, batch.task, live, self._rules) for row in batch.rows]
-        with self._news:
+        with self._lock:
+            if self.failure is not None:
+                raise RuntimeError(self.failure)
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            taken = [row.row_id for row in batch.rows if row.row_id in self._rows]
-            if taken:
-                raise ValueError(f"row {taken[0]} is in flight already: give every row an id of its own")
-            self._rows.update((each.row.row_id, each) for each in rows)
-            self._waiting.extend(rows)
-            self._news.notify()
+            self._scheduler.add(rows)
+            self._lock.notify()
 
     def cancel(self, row_ids: Iterable[int]) -> None:
         """End rows before the next step; ids that are not in flight are ignored."""
-        with self._news:
-            self._cancelled.update(row_id for row_id in row_ids if row_id in self._rows)
-            self._news.notify()
+        with self._lock:
+            self._scheduler.cancel(row_ids)
+            self._lock.notify()
 
     def close(self) -> None:
         """Take no more rows and cancel those in flight; `run` returns after it has told their sinks."""
-        with self._news:
+        with self._lock:
             self._closed = True
-            self._cancelled.update(self._rows)
-            self._news.notify()
+            self._scheduler.cancel_all()
+            self._lock.notify()
 
     def run(self, after_step: Callable[[], None] | None = None) -> None:
-        """Step until `close`, asleep while there is nothing to do. `after_step` is called between steps."""
-        while True:
-            if self.step():
+        """Step until `close`, asleep while there is nothing to do. `after_step` is called between steps.
+
+        Whatever else ends it, that included, ends every row with an error and is then told to whoever submits.
+        """
+        try:
+            while self._wait_for_rows():
+                self.step()
                 if after_step is not None:
                     after_step()
-                continue
-            with self._news:
-                if self._closed:
-                    return
-                if not self._rows:
-                    self._pool.trim()
-                    self._news.wait_for(lambda: self._rows or self._closed)
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise
 
     def step(self) -> bool:
         """One iteration; False where no row was in flight."""
-        if not self._rows:
-            return False
-        self._drop_cancelled()
-        for group in padded_groups(self._admit(), self._settings.prefill_tokens):
+        with self._lock:
+            if not self._scheduler.in_flight:
+                return False
+            cancelled = self._scheduler.take_cancelled()
+        self._finish(cancelled, FinishReason.CANCELLED)
+        with self._lock:
+            groups = self._scheduler.next_groups()
+        for group in groups:
             self._prefill(group)
-        for decoder in self._decoders.values():
-            self._decode(decoder)
+        for task in SIDES:
+            self._decode(task)
         self._tell_sinks()
         return True
 
-    def _drop_cancelled(self) -> None:
-        with self._news:
-            rows = [self._rows[row_id] for row_id in self._cancelled if row_id in self._rows]
-            self._cancelled.clear()
-            gone = {id(row) for row in rows}
-            if any(not row.lanes for row in rows):
-                self._waiting = deque(row for row in self._waiting if id(row) not in gone)
-        self._finish(rows, FinishReason.CANCELLED)
-
-    def _admit(self) -> list[LiveRow]:
-        """Take waiting rows in their order, while slots and this step's tokens last.
-
-        The first row that does not fit holds up those behind it, so a search of many beams is never overtaken for
-        ever by rows that need one slot.
-        """
-        admitted: list[LiveRow] = []
-        free, tokens = self._slots.free, self._settings.prefill_tokens
-        with self._news:
-            while self._waiting:
-                row = self._waiting[0]
-                free -= row.slots_needed
-                tokens -= len(row.row.input_ids)
-                if free < 0 or (admitted and tokens < 0):
-                    break
-                row.admit()
-                admitted.append(self._waiting.popleft())
-        return admitted
-
     def _prefill(self, rows: Sequence[LiveRow]) -> None:
-        """Encode sources together, then hand each to what its task reads."""
+        """Encode the sources of one batch's rows together, then hand each to what its task reads."""
+        began_s = time.perf_counter()
+        for row in rows:
+            row.admit(began_s)
         with self._isolated(rows, "the encoder"):
-            memory_BSD, routes_B3 = self._encoder.encode([row.row.input_ids for row in rows])
-            for row, route in zip(rows, routes_B3, strict=True):
-                if row.task is Task.AUTO:
-                    row.route, row.task = route, Task(int(route.argmax()))
+            encoded = self._executor.encode([row.source for row in rows])
+            for row, route in zip(rows, encoded.routes_B3, strict=True):
+                row.send_to(route)
             for task in (Task.GENERATION, Task.SUMMARY, Task.QA):
-                chosen = [index for index, row in enumerate(rows) if row.task is task]
-                if chosen:
-                    self._start(task, [rows[index] for index in chosen], memory_BSD[chosen])
+                places = [place for place, row in enumerate(rows) if row.task is task]
+                if places:
+                    self._start(task, encoded, places, [rows[place] for place in places])
+            seconds = time.perf_counter() - began_s
+            rows[0].batch.prefills.append(PrefillTime(rows=len(rows), tokens=encoded.positions, seconds=seconds))
+            self._reporting[rows[0].batch] = None
 
-    def _start(self, task: Task, rows: Sequence[LiveRow], memory_BSD: np.ndarray) -> None:
+    def _start(self, task: Task, encoded: Encoded, places: Sequence[int], rows: Sequence[LiveRow]) -> None:
         """Read the answers off the encoder, or fill slots of the task's decoder."""
         with self._isolated(rows, f"prefill for {task.name}"):
             if task is Task.QA:
-                lengths = [len(row.row.input_ids) for row in rows]
-                for row, emissions in zip(rows, self._encoder.extract(memory_BSD, lengths), strict=True):
+                found = self._executor.extract(encoded, places, [row.source for row in rows])
+                for row, emissions in zip(rows, found, strict=True):
                     self._finish([row], FinishReason.STOP, emissions)
                 return
-            decoder = self._decoders[task]
-            cross = decoder.prefill(memory_BSD)
-            for index, row in enumerate(rows):
-                row.start_decoding([self._slots.acquire(decoder.side, row) for _ in range(row.slots_needed)])
-                source = [each_BHSE[index] for each_BHSE in cross]
-                for lane in row.lanes:
-                    self._pool.write_source(lane.slot, decoder.footprint, source, row.row.input_ids, self._first_token)
+            with self._lock:
+                for row in rows:
+                    self._scheduler.place(row, SIDES[task])
+            self._executor.start(task, encoded, places, rows)
+            for row in rows:
+                row.start_decoding()
 
-    def _decode(self, decoder: Decoder) -> None:
-        """One token for every lane of a decoder."""
-        lanes = self._slots.lanes(decoder.side)
-        if not lanes:
+    def _decode(self, task: Task) -> None:
+        """One token for every row of a decoder."""
+        rows, bounds = self._scheduler.decoding(SIDES[task])
+        if not rows:
             return
-        with self._isolated([lane.owner for lane in lanes], f"a {decoder.name} step"):
-            bounds = self._slots.bounds(decoder.side)
-            scores_NV = decoder.step(bounds)
-            self._pool.grow(bounds)
-            self._rules.apply(scores_NV)
-            reasons = self._choose(decoder, lanes, bounds, scores_NV)
-            for row, reason in reasons.items():
-                if reason is FinishReason.RUNNING and row.report():
+        with self._isolated(rows, f"a step for {task.name}"):
+            began_s = time.perf_counter()
+            step = self._executor.step(task, rows, bounds)
+            self._totals[task] += StepTotals(
+                steps=1,
+                rows=bounds.stop - bounds.start,
+                cached_tokens=step.cached_tokens,
+                seconds=time.perf_counter() - began_s,
+            )
+            ended: dict[FinishReason, list[LiveRow]] = {}
+            for row, reason in zip(rows, step.finish_reasons, strict=True):
+                if reason is not FinishReason.RUNNING:
+                    ended.setdefault(reason, []).append(row)
+                elif row.report():
                     self._reporting[row.batch] = None
-                elif reason is FinishReason.ERROR:
-                    log.error("row %d: no token has a finite score", row.row.row_id)
-            for reason in (FinishReason.STOP, FinishReason.LENGTH, FinishReason.ERROR):
-                self._finish([row for row, each in reasons.items() if each is reason], reason)
-
-    def _choose(
-        self, decoder: Decoder, lanes: Sequence[Lane[LiveRow]], bounds: slice, scores_NV: np.ndarray
-    ) -> dict[LiveRow, FinishReason]:
-        """Write every lane's next token to the pool; how each row stands."""
-        searches = [lane.owner.search for lane in lanes]
-        tokens_N = choose_tokens(scores_NV, [each if isinstance(each, Sampler) else None for each in searches])
-        self._pool.tokens[bounds, 0] = tokens_N
-        reasons: dict[LiveRow, FinishReason] = {}
-        for lane, search, token in zip(lanes, searches, tokens_N.tolist(), strict=True):
-            if isinstance(search, Sampler):
-                reasons[lane.owner] = search.accept(token)
-            elif lane.owner not in reasons:
-                reasons[lane.owner] = self._advance_beams(decoder, lane.owner, search)
-        return reasons
-
-    def _advance_beams(self, decoder: Decoder, row: LiveRow, search: BeamSearch) -> FinishReason:
-        slots = np.array([lane.slot for lane in row.lanes])
-        chosen = search.advance(self._pool.logits[slots])
-        self._pool.reorder(slots, chosen.parents, decoder.footprint)
-        self._pool.tokens[slots, 0] = chosen.tokens
-        return chosen.finish_reason
+            for row in ended.get(FinishReason.ERROR, []):
+                log.error("row %d: no token has a finite score", row.row_id)
+            for reason, finished in ended.items():
+                self._finish(finished, reason)
 
     @contextmanager
     def _isolated(self, rows: Iterable[LiveRow], doing: str) -> Iterator[None]:
@@ -248,34 +202,53 @@ class Engine:
         try:
             yield
         except Exception:
-            ended = [row for row in dict.fromkeys(rows) if not row.finished]
+            ended = [row for row in rows if not row.finished]
             log.exception("%s failed; %d rows end with an error", doing, len(ended))
             self._finish(ended, FinishReason.ERROR)
 
     def _finish(self, rows: Sequence[LiveRow], reason: FinishReason, emissions: np.ndarray | None = None) -> None:
-        """Give back the rows' slots and leave their last update."""
-        for move in self._slots.release(lane for row in rows for lane in row.lanes):
-            footprint = next(each.footprint for each in self._decoders.values() if each.side is move.side)
-            self._pool.move(move, footprint)
+        """Leave the rows' last update and give back their slots."""
         for row in rows:
             row.finish(reason, emissions)
-            row.lanes = []
             self._reporting[row.batch] = None
-        with self._news:
-            for row in rows:
-                del self._rows[row.row.row_id]
+        with self._lock:
+            moves = self._scheduler.finish(rows)
+        self._executor.move(moves)
 
-    def _tell_sinks(self) -> None:
-        for batch in self._reporting:
-            updates, batch.updates = batch.updates, []
-            if updates:
-                self._tell(batch, updates)
-        self._reporting.clear()
+    def _tell_sinks(self, survived: type[BaseException] = Exception) -> None:
+        """Hand every batch its news; a sink that fails costs its own batch."""
+        while self._reporting:
+            batch = next(iter(self._reporting))
+            del self._reporting[batch]
+            try:
+                batch.sink(batch.take_news())
+            except survived:
+                log.exception("a sink failed; its batch is cancelled")
+                with self._lock:
+                    self._scheduler.cancel(batch.row_ids)
 
-    def _tell(self, batch: LiveBatch, updates: list[RowUpdate]) -> None:
-        try:
-            batch.sink(updates)
-        except Exception:
-            log.exception("a sink failed; its batch is cancelled")
-            with self._news:
-                self._cancelled.update(row_id for row_id, row in self._rows.items() if row.batch is batch)
+    def _wait_for_rows(self) -> bool:
+        """Sleep until a row is in flight; False where the engine is closed and none is left."""
+        if self._is_idle():
+            # Only this thread touches the pool, so rows may come meanwhile: what is not given back by then can wait.
+            for _ in self._executor.trim():
+                if not self._is_idle():
+                    break
+        with self._lock:
+            self._lock.wait_for(lambda: not self._is_idle())
+            return self._scheduler.in_flight > 0
+
+    def _is_idle(self) -> bool:
+        return not self._scheduler.in_flight and not self._closed
+
+    def _fail(self, error: BaseException) -> None:
+        """Take no more rows, and end those in flight without the executor, whose state nobody knows."""
+        log.exception("the decode loop failed; its rows end with an error")
+        with self._lock:
+            self.failure = f"the decode loop has ended ({error!r}): restart the server"
+            rows = self._scheduler.abandon()
+        for row in rows:
+            if not row.finished:
+                row.finish(FinishReason.ERROR)
+            self._reporting[row.batch] = None
+        self._tell_sinks(BaseException)

@@ -1,27 +1,28 @@
 """The Triton model `generator`: the engine behind a decoupled Python-backend model.
 
     execute (Triton's thread)          decode loop (our thread)
-    read the request ── submit ──▶ Engine.step … ── updates ──▶ ResponseStream ── one response a step ──▶ client
+    read the request ── submit ──▶ Engine.step … ── news ──▶ ResponseStream ── one response a step ──▶ client
 
 A request is answered until all of its rows have finished; then its last response carries the final flag. Requests to
-cancel and for statistics are answered at once. Parameters in config.pbtxt: the fields of EngineSettings.
+cancel and for statistics are answered at once. Where the decode loop has failed, every request is refused in words, so
+that whoever asks for statistics knows. Parameters in config.pbtxt: the fields of EngineSettings, `bundle` and
+`bundle_sha256`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from .arguments import model_folder, read_parameters
 from .engine import Engine
 from .limits import EngineSettings
-from .protocol import EngineStats, FinishReason, RowUpdate
-from .wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_updates
+from .protocol import BatchNews, EngineStats, FinishReason
+from .wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_news
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,12 @@ class TritonPythonModel:
     """What the Python backend loads."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle beside the model's file and start the decode loop. Raises ValueError on bad parameters."""
+        """Load the bundle beside the model's file and start the decode loop.
+
+        Raises ValueError on bad parameters, BundleError on a bundle that is damaged or not the configuration's.
+        """
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        folder = Path(args["model_repository"]) / args["model_version"]
-        self._engine = Engine(folder, EngineSettings.from_parameters(read_parameters(args)))
+        self._engine = Engine(model_folder(args), EngineSettings.from_parameters(read_parameters(args)))
         self._watch = DisconnectWatch(self._engine)
         self._thread = threading.Thread(
             target=self._engine.run, args=(self._watch.after_step,), name="decode-loop", daemon=True
@@ -62,8 +65,8 @@ class TritonPythonModel:
         self._thread.join()
 
     def _take(self, request: Any, sender: Any) -> None:
-        if not self._thread.is_alive():
-            raise RuntimeError("the decode loop has ended: restart the server")
+        if self._engine.failure is not None or not self._thread.is_alive():
+            raise RuntimeError(self._engine.failure or "the decode loop has ended: restart the server")
         # Copied: the request's memory goes back to Triton while its rows are still waiting.
         tensors = {each.name(): np.array(each.as_numpy()) for each in request.inputs()}
         kind = decode_kind(tensors)
@@ -75,31 +78,38 @@ class TritonPythonModel:
             return
         if kind is RequestKind.CANCEL:
             self._engine.cancel(decode_cancel(tensors))
-        _send(sender, encode_updates([], self._engine.stats), final=True)
+        _send(sender, encode_news(BatchNews(updates=[]), self._engine.stats), final=True)
 
 
 class ResponseStream:
-    """The sink of one batch: turns its updates into responses."""
+    """The sink of one batch: turns its news into responses."""
 
     def __init__(self, sender: Any, engine: Engine, row_ids: list[int]) -> None:
         self.row_ids = row_ids
         self._sender, self._engine = sender, engine
         self._unfinished = len(row_ids)
+        self._is_doubtful = False
 
     @property
     def is_done(self) -> bool:
         """Whether every row has finished."""
         return self._unfinished == 0
 
-    def __call__(self, updates: list[RowUpdate]) -> None:
+    def __call__(self, news: BatchNews) -> None:
         """Send one response."""
-        self._unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
+        self._unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in news.updates)
         stats: EngineStats = self._engine.stats
-        _send(self._sender, encode_updates(updates, stats), final=self.is_done)
+        _send(self._sender, encode_news(news, stats), final=self.is_done)
 
     def is_cancelled(self) -> bool:
-        """Whether the client has gone."""
-        return self._sender.is_cancelled()
+        """Whether the client has gone. Where Triton cannot say, it counts as still there, and is asked again."""
+        try:
+            return self._sender.is_cancelled()
+        except Exception:
+            if not self._is_doubtful:
+                log.exception("a client cannot be asked whether it has gone; its rows go on")
+            self._is_doubtful = True
+            return False
 
 
 class DisconnectWatch:
@@ -129,12 +139,6 @@ class DisconnectWatch:
             self._streams.append(stream)
         if stream.is_cancelled():
             self._engine.cancel(stream.row_ids)
-
-
-def read_parameters(args: dict[str, str]) -> dict[str, str]:
-    """The `parameters` of a model's configuration."""
-    parameters = json.loads(args["model_config"]).get("parameters", {})
-    return {name: value["string_value"] for name, value in parameters.items()}
 
 
 def _send(sender: Any, tensors: Tensors, *, final: bool) -> None:

@@ -100,7 +100,7 @@ def check_batch(batch: GenerationBatch, limits: RowLimits) -> None:
 
 
 def _check_source(row: Row, limits: RowLimits) -> None:
-    ids = row.input_ids
+    ids = row.source.ids
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype != np.int64:
         raise ValueError("input_ids must be a one-dimensional array of INT64")
     if not 1 <= len(ids) <= limits.max_source_tokens:

@@ -1,7 +1,7 @@
 """What travels between the gateway and the engine: batches of prompts one way, news of their rows the other.
 
     gateway ── GenerationBatch ──▶ Engine.submit
-    gateway ◀── [RowUpdate], EngineStats ── one call for each batch and step with news
+    gateway ◀── BatchNews, EngineStats ── one call for each batch and step with news
 
 In process these objects are handed over as they are; through Triton, wire.py lays them out as tensors.
 """
@@ -9,6 +9,7 @@ In process these objects are handed over as they are; through Triton, wire.py la
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,19 @@ class Sampling:
     """No sequence of this many tokens occurs twice in an answer; 0 allows all."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What a row is made from."""
+
+    ids: np.ndarray
+    """INT64 [S], tokens with their task token."""
+
+    @property
+    def cost(self) -> int:
+        """Positions that the encoder computes for it, padding aside."""
+        return len(self.ids)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Row:
     """One prompt."""
@@ -76,9 +90,7 @@ class Row:
     row_id: int
     """Chosen by the client, unique among the rows in flight."""
 
-    input_ids: np.ndarray
-    """INT64 [S], the source with its task token."""
-
+    source: Source
     sampling: Sampling
     stream: bool = False
     """Tokens are sent as they come, else all together at the end (as beams always are)."""
@@ -86,7 +98,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GenerationBatch:
-    """Prompts of one task that the gateway sends together."""
+    """Prompts of one task that the gateway sends together.
+
+    The engine encodes them together, padded to the longest, and never with those of another batch. Where slots or
+    `prefill_tokens` do not last for all of them, the first rows start first.
+    """
 
     task: Task
     rows: tuple[Row, ...]
@@ -124,9 +140,67 @@ class RowUpdate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PrefillTime:
+    """What it took to encode some rows of a batch together and to fill their caches."""
+
+    rows: int
+    tokens: int
+    """Positions that each row was padded to."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class BatchNews:
+    """What a batch's sink is told after a step."""
+
+    updates: list[RowUpdate]
+    prefills: tuple[PrefillTime, ...] = ()
+    """Of the batch's rows that were started in this step."""
+
+
+Sink = Callable[[BatchNews], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTotals:
+    """Sums over all steps of one decoder since the engine's start; the difference of two is what ran between them."""
+
+    steps: int = 0
+    rows: int = 0
+    """Sequences that the steps decoded, each beam one."""
+
+    cached_tokens: int = 0
+    """Positions of sources and answers that those sequences held in the cache."""
+
+    seconds: float = 0.0
+    """In the decoder's graph and the choice of tokens."""
+
+    def __add__(self, other: StepTotals) -> StepTotals:
+        """Both together."""
+        return StepTotals(
+            steps=self.steps + other.steps,
+            rows=self.rows + other.rows,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def __sub__(self, earlier: StepTotals) -> StepTotals:
+        """What ran since `earlier`."""
+        return StepTotals(
+            steps=self.steps - earlier.steps,
+            rows=self.rows - earlier.rows,
+            cached_tokens=self.cached_tokens - earlier.cached_tokens,
+            seconds=self.seconds - earlier.seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineStats:
-    """Occupancy of the key-value cache, and the queue in front of it."""
+    """Occupancy of the key-value cache, the queue in front of it, and what has been decoded so far."""
 
     slots_used: int
     slots_total: int
     waiting_rows: int
+    generation_steps: StepTotals = StepTotals()
+    summary_steps: StepTotals = StepTotals()

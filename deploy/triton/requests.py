@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .beams import BeamSearch
-from .protocol import FinishReason, Row, RowTimings, RowUpdate, Task
-from .sampling import Sampler, TokenRules
-from .slots import Lane
-
-Sink = Callable[[list[RowUpdate]], None]
+from .protocol import BatchNews, FinishReason, PrefillTime, Row, RowTimings, RowUpdate, Sink, Source, Task
+from .rules import TokenRules
+from .sampling import Sampler
+from .slots import SequenceSlot
 
 
 @dataclass(slots=True, eq=False)
 class LiveBatch:
-    """A submitted batch: where its updates go, and those of this step."""
+    """A submitted batch: where its news goes, and that of this step."""
 
     sink: Sink
+    row_ids: tuple[int, ...]
     updates: list[RowUpdate] = field(default_factory=list)
+    prefills: list[PrefillTime] = field(default_factory=list)
+
+    def take_news(self) -> BatchNews:
+        """What has not been told yet."""
+        news = BatchNews(updates=self.updates, prefills=tuple(self.prefills))
+        self.updates, self.prefills = [], []
+        return news
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +38,7 @@ class LiveRow:
     task: Task
     batch: LiveBatch
     search: Sampler | BeamSearch
-    lanes: list[Lane[LiveRow]] = field(default_factory=list)
+    sequences: list[SequenceSlot[LiveRow]] = field(default_factory=list)
     route: np.ndarray | None = None
     finished: bool = False
 
@@ -49,18 +55,42 @@ class LiveRow:
         return cls(row, task, batch, search(row.sampling, rules))
 
     @property
+    def row_id(self) -> int:
+        """The client's."""
+        return self.row.row_id
+
+    @property
+    def source(self) -> Source:
+        """What it is made from."""
+        return self.row.source
+
+    @property
+    def cost(self) -> int:
+        """Positions that the encoder computes for it."""
+        return self.row.source.cost
+
+    @property
+    def slots(self) -> list[int]:
+        """Its slots, in the order of its beams."""
+        return [each.slot for each in self.sequences]
+
+    @property
     def slots_needed(self) -> int:
         """Slots it takes while it is decoded: none for an answer that is read off the encoder."""
         return 0 if self.task is Task.QA else self.row.sampling.num_beams
 
-    def admit(self) -> None:
+    def admit(self, now_s: float) -> None:
         """Its encoder pass begins."""
-        self._admitted_s = time.perf_counter()
+        self._admitted_s = now_s
 
-    def start_decoding(self, lanes: list[Lane[LiveRow]]) -> None:
+    def send_to(self, route: np.ndarray) -> None:
+        """A row whose task the router is to choose gets it from its route (FP32 [3])."""
+        if self.task is Task.AUTO:
+            self.route, self.task = route, Task(int(route.argmax()))
+
+    def start_decoding(self) -> None:
         """Its source is in the cache."""
         self._decoding_s = time.perf_counter()
-        self.lanes = lanes
 
     def report(self) -> bool:
         """Leave news for the sink, if the row streams and has any; whether it did."""

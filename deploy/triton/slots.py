@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .protocol import Task
+
 Owner = TypeVar("Owner")
 
 
@@ -25,14 +27,18 @@ class Side(enum.IntEnum):
     BACK = 1
 
 
+SIDES = {Task.GENERATION: Side.FRONT, Task.SUMMARY: Side.BACK}
+"""The side of each task's decoder; questions need none, for their answers are read off the encoder."""
+
+
 @dataclass(slots=True, eq=False)
-class Lane(Generic[Owner]):
-    """One sequence in the pool."""
+class SequenceSlot(Generic[Owner]):
+    """Where one sequence is in the pool: an answer that is written, or one beam of it."""
 
     owner: Owner
     side: Side
     slot: int
-    """Changes when the lane moves."""
+    """Changes when the sequence moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +51,16 @@ class Move:
 
 
 class SlotMap(Generic[Owner]):
-    """The places of all lanes."""
+    """The slots of all sequences."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._lanes: dict[Side, list[Lane[Owner]]] = {Side.FRONT: [], Side.BACK: []}
+        self._sequences: dict[Side, list[SequenceSlot[Owner]]] = {Side.FRONT: [], Side.BACK: []}
 
     @property
     def used(self) -> int:
         """Occupied slots."""
-        return sum(len(lanes) for lanes in self._lanes.values())
+        return sum(len(sequences) for sequences in self._sequences.values())
 
     @property
     def free(self) -> int:
@@ -63,35 +69,35 @@ class SlotMap(Generic[Owner]):
 
     def bounds(self, side: Side) -> slice:
         """The slots of one side."""
-        count = len(self._lanes[side])
+        count = len(self._sequences[side])
         return slice(0, count) if side is Side.FRONT else slice(self.slots - count, self.slots)
 
-    def lanes(self, side: Side) -> list[Lane[Owner]]:
-        """The lanes of one side, in the order of their slots."""
-        return self._lanes[side][:: 1 if side is Side.FRONT else -1]
+    def sequences(self, side: Side) -> list[SequenceSlot[Owner]]:
+        """The sequences of one side, in the order of their slots."""
+        return self._sequences[side][:: 1 if side is Side.FRONT else -1]
 
-    def acquire(self, side: Side, owner: Owner) -> Lane[Owner]:
-        """A new lane. The caller has made sure that a slot is free."""
+    def acquire(self, side: Side, owner: Owner) -> SequenceSlot[Owner]:
+        """A new sequence. The caller has made sure that a slot is free."""
         assert self.free, "no free slot"
-        lane = Lane(owner, side, self._slot(side, len(self._lanes[side])))
-        self._lanes[side].append(lane)
-        return lane
+        sequence = SequenceSlot(owner, side, self._slot(side, len(self._sequences[side])))
+        self._sequences[side].append(sequence)
+        return sequence
 
-    def release(self, lanes: Iterable[Lane[Owner]]) -> list[Move]:
-        """Remove lanes. The moves that close the holes are to be made in order, before anything else."""
+    def release(self, sequences: Iterable[SequenceSlot[Owner]]) -> list[Move]:
+        """Remove sequences. The moves that close the holes are to be made in order, before anything else."""
         moves = []
-        # From the inside out, so that the lane which fills a hole is always one that stays.
-        for lane in sorted(lanes, key=self._depth, reverse=True):
-            row, index = self._lanes[lane.side], self._depth(lane)
-            assert row[index] is lane, "a lane is released once"
+        # From the inside out, so that the sequence which fills a hole is always one that stays.
+        for sequence in sorted(sequences, key=self._depth, reverse=True):
+            row, index = self._sequences[sequence.side], self._depth(sequence)
+            assert row[index] is sequence, "a sequence is released once"
             last = row.pop()
-            if last is not lane:
-                moves.append(Move(source=last.slot, target=lane.slot, side=lane.side))
-                row[index], last.slot = last, lane.slot
+            if last is not sequence:
+                moves.append(Move(source=last.slot, target=sequence.slot, side=sequence.side))
+                row[index], last.slot = last, sequence.slot
         return moves
 
-    def _depth(self, lane: Lane[Owner]) -> int:
-        return self._slot(lane.side, lane.slot)
+    def _depth(self, sequence: SequenceSlot[Owner]) -> int:
+        return self._slot(sequence.side, sequence.slot)
 
     def _slot(self, side: Side, depth: int) -> int:
         """Slot at a depth from its side's end, and the reverse: each is its own inverse."""

@@ -1,20 +1,20 @@
 """A Triton model for any stateless graph of the bundle, for servers that have only the Python backend.
 
 It does what the native onnxruntime backend does: requests that Triton's dynamic batching hands over together run as
-one batch. Parameters in config.pbtxt: `graph` (its name in the manifest), `threads`, `verify`.
+one batch. Parameters in config.pbtxt: `graph` (its name in the manifest), `threads`, `verify`, `bundle` and
+`bundle_sha256`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .generator_model import read_parameters
+from .arguments import model_folder, read_parameters
 from .limits import EngineSettings
 from .manifest import load_manifest
 from .sessions import NUMPY_TYPES, open_session
@@ -28,12 +28,12 @@ class TritonPythonModel:
     """What the Python backend loads."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph. Raises ValueError on bad parameters, BundleError on a damaged bundle."""
+        """Load the graph. Raises ValueError on bad parameters, BundleError on a bundle that is damaged or another."""
         parameters = read_parameters(args)
         if "graph" not in parameters:
             raise ValueError("parameter graph is missing: name a graph of the manifest")
         settings, graph = EngineSettings.from_parameters(parameters), parameters["graph"]
-        folder = Path(args["model_repository"]) / args["model_version"]
+        folder = model_folder(args)
         manifest = load_manifest(folder, verify=settings.verify, graphs=[graph])
         self._session = open_session(folder / manifest.graph_file(graph), threads=settings.threads, keeps_memory=False)
         self._vocabulary = int(manifest.config["vocab_size"])

@@ -1,7 +1,7 @@
 """The tensors of the `generator` model: the table that config.pbtxt is generated from, and both directions.
 
     GenerationBatch ── encode_batch ──▶ tensors ── decode_batch ──▶ Engine
-    [RowUpdate], EngineStats ◀── decode_updates ── tensors ◀── encode_updates ── Engine
+    BatchNews, EngineStats ◀── decode_news ── tensors ◀── encode_news ── Engine
 
 Rows of any length are laid end to end (`input_ids` beside `input_lengths`): no padding travels. Tensors that would be
 empty are left out.
@@ -16,7 +16,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from .protocol import EngineStats, FinishReason, GenerationBatch, Row, RowTimings, RowUpdate, Sampling, Task
+from .protocol import (
+    BatchNews,
+    EngineStats,
+    FinishReason,
+    GenerationBatch,
+    PrefillTime,
+    Row,
+    RowTimings,
+    RowUpdate,
+    Sampling,
+    Source,
+    StepTotals,
+    Task,
+)
 
 Tensors = dict[str, np.ndarray]
 Kind = TypeVar("Kind", bound=enum.IntEnum)
@@ -74,6 +87,8 @@ REQUEST_TENSORS = (
 
 RESPONSE_TENSORS = (
     TensorSpec(name="stats", datatype="INT32", dims=(3,), optional=False),
+    TensorSpec(name="step_totals", datatype="FP64", dims=(2, 4), optional=False),
+    TensorSpec(name="prefills", datatype="FP64", dims=(-1, 3)),
     TensorSpec(name="updated_rows", datatype="INT64", dims=(-1,)),
     TensorSpec(name="tokens", datatype="INT32", dims=(-1,)),
     TensorSpec(name="token_counts", datatype="INT32", dims=(-1,)),
@@ -84,7 +99,11 @@ RESPONSE_TENSORS = (
     TensorSpec(name="emissions", datatype="FP32", dims=(-1, 3)),
     TensorSpec(name="emission_counts", datatype="INT32", dims=(-1,)),
 )
-"""Outputs. A row without timings or route holds NaN there; one without emissions counts 0."""
+"""Outputs. A row without timings or route holds NaN there; one without emissions counts 0.
+
+The rows of `step_totals` are generation and summary, its columns the fields of StepTotals; those of `prefills` are the
+fields of PrefillTime. Whole numbers in them are exact up to 2**53.
+"""
 
 _REQUEST = {spec.name: spec for spec in REQUEST_TENSORS}
 
@@ -96,8 +115,8 @@ def encode_batch(batch: GenerationBatch) -> Tensors:
         "request_kind": np.array([RequestKind.BATCH], np.int32),
         "task": np.array([batch.task], np.int32),
         "row_ids": np.array([row.row_id for row in batch.rows], np.int64),
-        "input_ids": _end_to_end([row.input_ids for row in batch.rows], np.int64),
-        "input_lengths": np.array([len(row.input_ids) for row in batch.rows], np.int32),
+        "input_ids": _end_to_end([row.source.ids for row in batch.rows], np.int64),
+        "input_lengths": np.array([len(row.source.ids) for row in batch.rows], np.int32),
         "stream": np.array([row.stream for row in batch.rows], np.bool_),
         "sampling_integers": _columns(samplings, _INTEGERS, np.int64),
         "sampling_reals": _columns(samplings, _REALS, np.float64),
@@ -143,22 +162,65 @@ def decode_batch(tensors: Mapping[str, np.ndarray]) -> GenerationBatch:
     rows = tuple(
         Row(
             row_id=row_id,
-            input_ids=source,
+            source=Source(source_ids),
             stream=streamed,
             sampling=Sampling(**dict(zip(_INTEGERS, whole, strict=True)), **dict(zip(_REALS, real, strict=True))),
         )
-        for row_id, source, streamed, whole, real in zip(
+        for row_id, source_ids, streamed, whole, real in zip(
             row_ids.tolist(), _parts(ids, lengths), stream.tolist(), integers.tolist(), reals.tolist(), strict=True
         )
     )
     return GenerationBatch(task=task, rows=rows)
 
 
-def encode_updates(updates: Sequence[RowUpdate], stats: EngineStats) -> Tensors:
-    """The tensors of one response; without updates only the statistics."""
-    tensors = {"stats": np.array([stats.slots_used, stats.slots_total, stats.waiting_rows], np.int32)}
-    if not updates:
-        return tensors
+def encode_news(news: BatchNews, stats: EngineStats) -> Tensors:
+    """The tensors of one response; without news only the statistics."""
+    tensors = _encode_stats(stats)
+    if news.prefills:
+        tensors["prefills"] = np.array([(each.rows, each.tokens, each.seconds) for each in news.prefills], np.float64)
+    if news.updates:
+        tensors |= _encode_updates(news.updates)
+    return tensors
+
+
+def decode_news(tensors: Mapping[str, np.ndarray]) -> tuple[BatchNews, EngineStats]:
+    """What `encode_news` encoded."""
+    prefills = tuple(
+        PrefillTime(rows=int(rows), tokens=int(tokens), seconds=seconds)
+        for rows, tokens, seconds in (tensors["prefills"].tolist() if "prefills" in tensors else ())
+    )
+    updates = _decode_updates(tensors) if "updated_rows" in tensors else []
+    return BatchNews(updates=updates, prefills=prefills), _decode_stats(tensors)
+
+
+def _encode_stats(stats: EngineStats) -> Tensors:
+    totals = [
+        (each.steps, each.rows, each.cached_tokens, each.seconds)
+        for each in (stats.generation_steps, stats.summary_steps)
+    ]
+    return {
+        "stats": np.array([stats.slots_used, stats.slots_total, stats.waiting_rows], np.int32),
+        "step_totals": np.array(totals, np.float64),
+    }
+
+
+def _decode_stats(tensors: Mapping[str, np.ndarray]) -> EngineStats:
+    used, total, waiting = tensors["stats"].tolist()
+    generation, summary = (
+        StepTotals(steps=int(steps), rows=int(rows), cached_tokens=int(cached), seconds=seconds)
+        for steps, rows, cached, seconds in tensors["step_totals"].tolist()
+    )
+    return EngineStats(
+        slots_used=used,
+        slots_total=total,
+        waiting_rows=waiting,
+        generation_steps=generation,
+        summary_steps=summary,
+    )
+
+
+def _encode_updates(updates: Sequence[RowUpdate]) -> Tensors:
+    tensors: Tensors = {}
     tensors["updated_rows"] = np.array([each.row_id for each in updates], np.int64)
     tensors["finish_reasons"] = np.array([each.finish_reason for each in updates], np.int32)
     tensors["tasks"] = np.array([each.task for each in updates], np.int32)
@@ -178,19 +240,14 @@ def encode_updates(updates: Sequence[RowUpdate], stats: EngineStats) -> Tensors:
     return tensors
 
 
-def decode_updates(tensors: Mapping[str, np.ndarray]) -> tuple[list[RowUpdate], EngineStats]:
-    """What `encode_updates` encoded."""
-    used, total, waiting = tensors["stats"].tolist()
-    stats = EngineStats(slots_used=used, slots_total=total, waiting_rows=waiting)
-    rows = tensors.get("updated_rows")
-    if rows is None:
-        return [], stats
+def _decode_updates(tensors: Mapping[str, np.ndarray]) -> list[RowUpdate]:
+    rows = tensors["updated_rows"]
     nothing = np.zeros(len(rows), np.int32)
     tokens = _parts(tensors.get("tokens", np.empty(0, np.int32)), tensors["token_counts"])
     emissions = _parts(tensors.get("emissions", np.empty((0, 3), np.float32)), tensors.get("emission_counts", nothing))
     unknown = np.full((len(rows), 3), np.nan)
     timings, routes = tensors.get("timings", unknown), tensors.get("routes", unknown)
-    updates = [
+    return [
         RowUpdate(
             row_id=row_id,
             tokens=tokens[index],
@@ -204,7 +261,6 @@ def decode_updates(tensors: Mapping[str, np.ndarray]) -> tuple[list[RowUpdate], 
             zip(rows.tolist(), tensors["finish_reasons"].tolist(), tensors["tasks"].tolist(), strict=True)
         )
     ]
-    return updates, stats
 
 
 def _tensor(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:

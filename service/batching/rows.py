@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import structlog
 
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
+from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Source, Task
 from service.batching.batcher import Batcher
 from service.batching.queue import Pending
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
@@ -24,7 +24,7 @@ class RowTicket:
         self.row = row
         self.pending = Pending(
             payload=self,
-            tokens=len(row.input_ids),
+            tokens=row.source.cost,
             group=task,
             slots=row.sampling.num_beams,
             deadline_s=deadline_s,
@@ -87,7 +87,7 @@ class RowLane:
 
         Raises Overloaded where the queue is full, Unavailable after `close`.
         """
-        row = Row(row_id=random.getrandbits(62), input_ids=input_ids, sampling=sampling, stream=stream)
+        row = Row(row_id=random.getrandbits(62), source=Source(input_ids), sampling=sampling, stream=stream)
         ticket = RowTicket(self, row, task, deadline_s)
         self.batcher.submit(ticket.pending)
         return ticket
@@ -120,9 +120,9 @@ class RowLane:
         failure: ServiceError = Unavailable("the engine's answer broke off: try again")
         try:
             rows = tuple(ticket.row for ticket in tickets)
-            async for updates, stats in self._client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
+            async for news, stats in self._client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
                 self.stats = stats
-                for update in updates:
+                for update in news.updates:
                     ticket = flying[update.row_id]
                     if update.timings is not None:
                         prefill_s = max(prefill_s, update.timings.prefill_s)
@@ -130,7 +130,7 @@ class RowLane:
                         del flying[update.row_id]
                         self.batcher.settle(ticket.pending)
                     ticket.deliver(update)
-            longest = max(len(row.input_ids) for row in rows)
+            longest = max(row.source.cost for row in rows)
             if prefill_s:  # 0 where every row was cancelled before its turn
                 self.batcher.latency.observe(len(rows), longest, prefill_s)
         except ServiceError as error:

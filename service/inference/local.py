@@ -14,14 +14,14 @@ import onnxruntime as ort
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
 from deploy.triton.manifest import load_manifest
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, RowUpdate
+from deploy.triton.protocol import BatchNews, EngineStats, FinishReason, GenerationBatch
 from deploy.triton.sessions import open_session
 from service.errors import InferenceFailed, Unavailable
 from service.inference.protocol import ServerInfo
 
 ENDED = "the decode loop has ended: restart the service"
 
-News = tuple[list[RowUpdate], EngineStats]
+News = tuple[BatchNews, EngineStats]
 
 
 class LocalClient:
@@ -61,10 +61,10 @@ class LocalClient:
     async def generate(self, batch: GenerationBatch) -> AsyncIterator[News]:
         """Updates until every row has finished."""
         self._check_alive()
-        news: asyncio.Queue[News | None] = asyncio.Queue()
+        answers: asyncio.Queue[News | None] = asyncio.Queue()
 
-        def hand_over(updates: list[RowUpdate]) -> None:
-            self._loop.call_soon_threadsafe(news.put_nowait, (updates, self._engine.stats))
+        def hand_over(news: BatchNews) -> None:
+            self._loop.call_soon_threadsafe(answers.put_nowait, (news, self._engine.stats))
 
         try:
             self._engine.submit(batch, hand_over)
@@ -73,17 +73,17 @@ class LocalClient:
         except RuntimeError as error:
             raise Unavailable(str(error)) from error
         unfinished = len(batch.rows)
-        self._answers.add(news)
+        self._answers.add(answers)
         try:
             while unfinished:
-                answer = await news.get()
-                if answer is None:
+                answer = await answers.get()
+                if answer is None or self._engine.failure is not None:
                     raise Unavailable(ENDED)
-                updates, stats = answer
-                unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
-                yield updates, stats
+                news, stats = answer
+                unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in news.updates)
+                yield news, stats
         finally:
-            self._answers.discard(news)
+            self._answers.discard(answers)
 
     async def cancel(self, row_ids: Iterable[int]) -> None:
         """End rows."""
@@ -106,7 +106,7 @@ class LocalClient:
             news.put_nowait(None)
 
     def _check_alive(self) -> None:
-        if self._ended:
+        if self._ended or self._engine.failure is not None:
             raise Unavailable(ENDED)
 
     def _run(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deploy.triton.protocol import EngineStats, GenerationBatch, RowUpdate
+from deploy.triton.protocol import BatchNews, EngineStats, GenerationBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +34,8 @@ class InferenceClient(Protocol):
     async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a stateless model on a padded batch; every tensor begins with the batch dimension."""
 
-    def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
-        """Updates until every row has finished."""
+    def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[BatchNews, EngineStats]]:
+        """News until every row has finished."""
 
     async def cancel(self, row_ids: Iterable[int]) -> None:
         """End rows; their last updates still come. Unknown ids are ignored."""

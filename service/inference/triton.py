@@ -22,8 +22,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as services
 
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, RowUpdate
-from deploy.triton.wire import Tensors, decode_updates, encode_batch, encode_cancel, encode_stats_query
+from deploy.triton.protocol import BatchNews, EngineStats, FinishReason, GenerationBatch
+from deploy.triton.wire import Tensors, decode_news, encode_batch, encode_cancel, encode_stats_query
 from service.errors import InferenceFailed, Unavailable
 from service.inference.protocol import ServerInfo
 
@@ -81,14 +81,14 @@ class TritonClient:
         with self._mapped_errors():
             return _read(await self._stub.ModelInfer(_write(model, "", inputs)))
 
-    async def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
+    async def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[BatchNews, EngineStats]]:
         """Updates until every row has finished."""
         unfinished = len(batch.rows)
         async with self._open_stream().request(encode_batch(batch)) as answers:
             while unfinished:
-                updates, stats = decode_updates(await answers.next())
-                unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in updates)
-                yield updates, stats
+                news, stats = decode_news(await answers.next())
+                unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in news.updates)
+                yield news, stats
 
     async def cancel(self, row_ids: Iterable[int]) -> None:
         """End rows."""
@@ -98,7 +98,7 @@ class TritonClient:
     async def stats(self) -> EngineStats:
         """Occupancy of the engine."""
         async with self._open_stream().request(encode_stats_query()) as answers:
-            return decode_updates(await answers.next())[1]
+            return decode_news(await answers.next())[1]
 
     def _open_stream(self) -> _Stream:
         if self._stream is None or self._stream.broken is not None:

@@ -124,7 +124,7 @@ class TextAnswer:
         metrics, now_s = self._parts.metrics, self._parts.clock.now_s()
         if first and not self._first_s:
             self._first_s = now_s
-            metrics.prompt_tokens.inc(len(self._ticket.row.input_ids))
+            metrics.prompt_tokens.inc(self._ticket.row.source.cost)
             metrics.time_to_first_token.observe(now_s - self._time.arrived_s)
         elif new_tokens:
             metrics.inter_token_latency.observe((now_s - self._last_s) / new_tokens)
@@ -145,7 +145,7 @@ class TextAnswer:
             metrics.inter_token_latency.observe(decode_s / self._tokens)
         return Ending(
             finish_reason=finish_reason,
-            usage=Usage(prompt_tokens=len(self._ticket.row.input_ids), completion_tokens=self._tokens),
+            usage=Usage(prompt_tokens=self._ticket.row.source.cost, completion_tokens=self._tokens),
             timings=Timings(
                 queue_s=queue_s,
                 prefill_s=prefill_s,

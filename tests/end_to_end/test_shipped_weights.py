@@ -21,6 +21,7 @@ from deploy.server.installation import find_installation
 from deploy.server.launcher import LaunchPlan
 from deploy.server.supervisor import Supervisor
 from deploy.triton.protocol import GenerationBatch, Row, Sampling, Task
+from deploy.triton.protocol import Source as RowSource
 from model.tokenizer import SPECIAL_TOKENS
 from service.inference.triton import TritonClient
 from tests.end_to_end.conftest import SHIPPED_BUNDLE
@@ -134,10 +135,12 @@ async def test_greedy_texts_are_identical(exact: Exact, triton: TritonClient, ta
 
 async def triton_texts(client: TritonClient, task: Task, sources: Sequence[Source], first_id: int) -> list[list[int]]:
     sampling = Sampling(max_new_tokens=NEW_TOKENS, temperature=0)
-    rows = tuple(Row(row_id=first_id + i, input_ids=each.ids, sampling=sampling) for i, each in enumerate(sources))
+    rows = tuple(
+        Row(row_id=first_id + i, source=RowSource(each.ids), sampling=sampling) for i, each in enumerate(sources)
+    )
     found: dict[int, list[int]] = {row.row_id: [] for row in rows}
-    async for updates, _ in client.generate(GenerationBatch(task=task, rows=rows)):
-        for update in updates:
+    async for news, _ in client.generate(GenerationBatch(task=task, rows=rows)):
+        for update in news.updates:
             found[update.row_id] += update.tokens.tolist()
     return list(found.values())
 

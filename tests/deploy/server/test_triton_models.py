@@ -20,7 +20,7 @@ from deploy.server.supervisor import Supervisor
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
 from deploy.triton.manifest import bundle_digest
-from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
+from deploy.triton.protocol import BatchNews, FinishReason, GenerationBatch, Row, Sampling, Source, Task
 from service.errors import InferenceFailed
 from service.inference.triton import TritonClient
 from tests.deploy.conftest import ONE_THREAD
@@ -91,15 +91,15 @@ async def test_requests_that_triton_joins_get_their_own_results(
 
 
 def row(row_id: int, source: np.ndarray) -> Row:
-    return Row(row_id=row_id, input_ids=source, sampling=Sampling(max_new_tokens=12, temperature=0))
+    return Row(row_id=row_id, source=Source(source), sampling=Sampling(max_new_tokens=12, temperature=0))
 
 
 async def texts(client: TritonClient, task: Task, sources: Sequence[np.ndarray], first: int) -> list[list[int]]:
     """The tokens of one batch, by row."""
     found: dict[int, list[int]] = {}
     rows = tuple(row(first + index, source) for index, source in enumerate(sources))
-    async for updates, _ in client.generate(GenerationBatch(task=task, rows=rows)):
-        for update in updates:
+    async for news, _ in client.generate(GenerationBatch(task=task, rows=rows)):
+        for update in news.updates:
             assert update.finish_reason is not FinishReason.ERROR
             found.setdefault(update.row_id, []).extend(update.tokens.tolist())
     return [found[first + index] for index in range(len(sources))]
@@ -108,8 +108,8 @@ async def texts(client: TritonClient, task: Task, sources: Sequence[np.ndarray],
 def engine_texts(engine: Engine, task: Task, sources: Sequence[np.ndarray]) -> list[list[int]]:
     found: dict[int, list[int]] = {}
 
-    def take(updates: list[RowUpdate]) -> None:
-        for update in updates:
+    def take(news: BatchNews) -> None:
+        for update in news.updates:
             found.setdefault(update.row_id, []).extend(update.tokens.tolist())
 
     for index, source in enumerate(sources):

@@ -5,11 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
 from deploy.triton.engine import Engine
-from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
+from deploy.triton.protocol import (
+    BatchNews,
+    FinishReason,
+    GenerationBatch,
+    PrefillTime,
+    Row,
+    RowUpdate,
+    Sampling,
+    Source,
+    Task,
+)
 
 
 @dataclass
@@ -17,11 +28,13 @@ class Collector:
     """A sink."""
 
     calls: list[list[RowUpdate]] = field(default_factory=list)
+    prefills: list[PrefillTime] = field(default_factory=list)
     wanted: int = 0
     done: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, updates: list[RowUpdate]) -> None:
-        self.calls.append(updates)
+    def __call__(self, news: BatchNews) -> None:
+        self.calls.append(news.updates)
+        self.prefills.extend(news.prefills)
         if self.wanted and len(self.finals) == self.wanted:
             self.done.set()
 
@@ -58,7 +71,7 @@ def make_rows(count: int, *, first: int = 0, longest: int = 60, stream: bool = F
         rows.append(
             Row(
                 row_id=row_id,
-                input_ids=np.concatenate([[5], source]),
+                source=Source(np.concatenate([[5], source])),
                 sampling=Sampling(**{"seed": row_id, **fields}),
                 stream=stream,
             )
@@ -82,3 +95,8 @@ def answer(engine: Engine, rows: Sequence[Row], task: Task = Task.GENERATION) ->
     collector = submit(engine, rows, task)
     finish(engine)
     return collector
+
+
+def broken(*_: object) -> NoReturn:
+    """Stands in for a part that fails."""
+    raise RuntimeError("the operator broke")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deploy.triton.beams import BeamSearch
 from deploy.triton.protocol import FinishReason, Sampling
-from deploy.triton.sampling import TokenRules, adjust_scores
+from deploy.triton.rules import TokenRules, rules_of
 
 END, VOCABULARY, LENGTH = 0, 4, 3
 RULES = TokenRules.of([], END)
@@ -43,7 +43,8 @@ def all_answers(scores: np.ndarray, sampling: Sampling) -> dict[tuple[tuple[int,
         for position, token in enumerate(path):
             row = scores[path[position - 1] if position else START]
             logs = (row - np.log(np.exp(row).sum())).astype(np.float32)
-            adjust_scores(logs, np.array(path[:position], np.int64), sampling, END)
+            for rule in rules_of(sampling, END):
+                rule.apply(logs, np.array(path[:position], np.int64))
             total += float(logs[token])
         return total
 

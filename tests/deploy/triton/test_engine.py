@@ -13,7 +13,7 @@ import pytest
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
 from deploy.triton.manifest import BundleError
-from deploy.triton.protocol import FinishReason, GenerationBatch, Task
+from deploy.triton.protocol import FinishReason, GenerationBatch, Source, Task
 from tests.deploy.triton.engine_traffic import answer, finish, make_rows, submit
 
 DECODERS = {Task.GENERATION: "generative", Task.SUMMARY: "pointer"}
@@ -58,7 +58,7 @@ def plain_greedy(bundle: Path, name: str, source: np.ndarray, count: int) -> lis
 def test_greedy_tokens_are_those_of_the_graphs_run_plainly(engine: Engine, nano_bundle: Path, task: Task) -> None:
     rows = make_rows(6)
     found = answer(engine, rows, task).tokens
-    expected = {row.row_id: plain_greedy(nano_bundle, DECODERS[task], row.input_ids, 12) for row in rows}
+    expected = {row.row_id: plain_greedy(nano_bundle, DECODERS[task], row.source.ids, 12) for row in rows}
     assert found == expected
     assert len({tuple(tokens) for tokens in expected.values()}) > 1, "texts must differ, or equality proves nothing"
 
@@ -134,7 +134,7 @@ def test_the_longest_answer_fits_the_cache(engine: Engine) -> None:
 
 
 def test_the_end_token_ends_a_row_and_is_not_sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = engine._decoders[Task.GENERATION]
+    decoder = engine._executor.decoders[Task.GENERATION]
     step, count = decoder.step, [0]
 
     def ending(bounds: slice) -> np.ndarray:
@@ -173,15 +173,15 @@ def test_the_last_update_says_where_the_time_went(engine: Engine) -> None:
 
 def test_auto_rows_are_answered_as_the_task_they_are_routed_to(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make_rows(9, stream=True)
-    encode = engine._encoder.encode
+    encode = engine._executor.encoder.encode
 
-    def routed(sources: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def routed(sources: list[Source]) -> tuple[np.ndarray, np.ndarray]:
         memory, routes = encode(sources)
-        return memory, np.eye(3, dtype=np.float32)[[len(source) % 3 for source in sources]] + routes / 9
+        return memory, np.eye(3, dtype=np.float32)[[source.cost % 3 for source in sources]] + routes / 9
 
-    monkeypatch.setattr(engine._encoder, "encode", routed)
+    monkeypatch.setattr(engine._executor.encoder, "encode", routed)
     collector = answer(engine, rows, Task.AUTO)
-    tasks = {row.row_id: Task(len(row.input_ids) % 3) for row in rows}
+    tasks = {row.row_id: Task(row.source.cost % 3) for row in rows}
     assert set(tasks.values()) == {Task.GENERATION, Task.QA, Task.SUMMARY}
     for row in rows:
         task, final = tasks[row.row_id], collector.finals[row.row_id]
@@ -193,7 +193,7 @@ def test_auto_rows_are_answered_as_the_task_they_are_routed_to(engine: Engine, m
         if task is Task.QA:
             assert final.finish_reason is FinishReason.STOP
             np.testing.assert_allclose(final.emissions, explicit.finals[row.row_id].emissions, atol=1e-5)
-            assert len(final.emissions) == len(row.input_ids)
+            assert len(final.emissions) == row.source.cost
 
 
 def test_routes_are_sent_once_and_only_to_auto_rows(engine: Engine) -> None:
@@ -208,22 +208,22 @@ def test_emissions_are_those_of_the_qa_graph(engine: Engine, nano_bundle: Path) 
     session = ort.InferenceSession(nano_bundle / "graphs" / "qa.onnx", providers=["CPUExecutionProvider"])
     collector = answer(engine, rows, Task.QA)
     for row in rows:
-        inputs = {"input_ids": row.input_ids[None], "lengths": np.int32([[len(row.input_ids)]])}
+        inputs = {"input_ids": row.source.ids[None], "lengths": np.int32([[row.source.cost]])}
         expected = session.run(["emissions"], inputs)[0][0]
         np.testing.assert_allclose(collector.finals[row.row_id].emissions, expected, atol=1e-5)
 
 
 def test_the_longest_source_is_served_and_a_longer_one_refused(engine: Engine) -> None:
     longest = engine.limits.max_source_tokens
-    row = replace(make_rows(1, max_new_tokens=3)[0], input_ids=np.full(longest, 77))
+    row = replace(make_rows(1, max_new_tokens=3)[0], source=Source(np.full(longest, 77)))
     assert answer(engine, [row], Task.SUMMARY).reasons == {0: FinishReason.LENGTH}
     with pytest.raises(ValueError, match=f"{longest + 1} tokens: send 1 to {longest}"):
-        submit(engine, [replace(row, input_ids=np.full(longest + 1, 77))])
+        submit(engine, [replace(row, source=Source(np.full(longest + 1, 77)))])
 
 
 def test_a_bad_row_keeps_its_whole_batch_out(engine: Engine) -> None:
     good, bad = make_rows(2)
-    bad = replace(bad, input_ids=np.array([32_000]))
+    bad = replace(bad, source=Source(np.array([32_000])))
     with pytest.raises(ValueError, match="row 1: input_ids holds the id 32000"):
         engine.submit(GenerationBatch(task=Task.GENERATION, rows=(good, bad)), lambda _: None)
     assert engine.stats.waiting_rows == 0

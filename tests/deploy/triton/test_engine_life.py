@@ -13,8 +13,8 @@ import pytest
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
-from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Task
-from tests.deploy.triton.engine_traffic import Collector, answer, finish, make_rows, submit
+from deploy.triton.protocol import BatchNews, FinishReason, GenerationBatch, Source, Task
+from tests.deploy.triton.engine_traffic import Collector, answer, broken, finish, make_rows, submit
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_beam_search_waits_for_its_slots_and_is_not_overtaken(small_engine: En
 
 def test_long_prefills_are_spread_over_steps(nano_bundle: Path) -> None:
     engine = Engine(nano_bundle, EngineSettings(threads=1, prefill_tokens=100, verify=False))
-    rows = [replace(row, input_ids=np.full(40, 50 + row.row_id)) for row in make_rows(6)]
+    rows = [replace(row, source=Source(np.full(40, 50 + row.row_id))) for row in make_rows(6)]
     collector = submit(engine, rows)
     engine.step()
     assert (engine.stats.slots_used, engine.stats.waiting_rows) == (2, 4)
@@ -129,24 +129,24 @@ def test_a_failing_step_ends_its_rows_and_no_others(
     good, bad = submit(engine, rows), submit(engine, others, Task.SUMMARY)
     engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(engine._decoders[Task.SUMMARY], "step", broken)
+        patch.setattr(engine._executor.decoders[Task.SUMMARY], "step", broken)
         engine.step()
     assert set(bad.reasons.values()) == {FinishReason.ERROR}
-    assert "a pointer step failed; 3 rows end with an error" in caplog.text
+    assert "a step for SUMMARY failed; 3 rows end with an error" in caplog.text
     assert "the operator broke" in caplog.text
     finish(engine)
     assert good.tokens == expected
     assert set(answer(engine, others, Task.SUMMARY).reasons.values()) == {FinishReason.LENGTH}
 
 
-@pytest.mark.parametrize(("part", "name"), [("_encoder", "encode"), ("_pool", "write_source")])
+@pytest.mark.parametrize(("part", "name"), [("encoder", "encode"), ("pool", "write_source")])
 def test_a_failing_prefill_ends_its_rows_and_the_engine_lives_on(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, part: str, name: str
 ) -> None:
     live = submit(engine, make_rows(2))
     engine.step()
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(engine, part), name, broken)
+        patch.setattr(getattr(engine._executor, part), name, broken)
         bad = submit(engine, make_rows(3, first=10), Task.AUTO)
         engine.step()
     failed = {row_id for row_id, reason in bad.reasons.items() if reason is FinishReason.ERROR}
@@ -160,7 +160,7 @@ def test_a_row_without_finite_scores_ends_alone(engine: Engine, monkeypatch: pyt
     rows = make_rows(3)
     expected = answer(engine, rows).tokens
     collector = submit(engine, rows)
-    decoder = engine._decoders[Task.GENERATION]
+    decoder = engine._executor.decoders[Task.GENERATION]
     step = decoder.step
 
     def spoiled(bounds: slice) -> np.ndarray:
@@ -181,8 +181,8 @@ def test_a_row_without_finite_scores_ends_alone(engine: Engine, monkeypatch: pyt
 def test_a_sink_that_fails_ends_its_own_batch(engine: Engine) -> None:
     calls = []
 
-    def failing(updates: list[RowUpdate]) -> None:
-        calls.append(updates)
+    def failing(news: BatchNews) -> None:
+        calls.append(news)
         raise ConnectionError("the client has gone")
 
     engine.submit(GenerationBatch(task=Task.GENERATION, rows=tuple(make_rows(2, stream=True))), failing)
@@ -270,5 +270,113 @@ def test_closing_cancels_what_is_in_flight(nano_bundle: Path) -> None:
         submit(engine, make_rows(1))
 
 
-def broken(*_: object) -> list[Row]:
-    raise RuntimeError("the operator broke")
+def wait_for(thread: threading.Thread) -> None:
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def test_whatever_ends_the_decode_loop_tells_every_row_and_refuses_later_ones(small_engine: Engine) -> None:
+    def after_step() -> None:
+        raise ConnectionError("the stub has gone")
+
+    collectors = [
+        submit(small_engine, make_rows(6, first=0, max_new_tokens=100, min_new_tokens=100)),
+        submit(small_engine, make_rows(2, first=10, stream=True), Task.SUMMARY),
+    ]
+    small_engine.run(after_step)
+    assert [list(each.reasons.values()) for each in collectors] == [[FinishReason.ERROR] * 6, [FinishReason.ERROR] * 2]
+    assert small_engine.stats.slots_used == small_engine.stats.waiting_rows == 0
+    with pytest.raises(RuntimeError, match=r"the decode loop has ended \(ConnectionError\('the stub has gone'\)\)"):
+        submit(small_engine, make_rows(1))
+
+
+@pytest.mark.parametrize("part", ["step", "take_cancelled", "next_groups", "finish"])
+def test_a_scheduler_that_fails_leaves_no_row_untold(
+    small_engine: Engine, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    collector = submit(small_engine, make_rows(6, max_new_tokens=3))
+    small_engine.step()
+    monkeypatch.setattr(small_engine if part == "step" else small_engine._scheduler, part, broken)
+    small_engine.run()
+    assert collector.reasons.keys() == set(range(6))
+    assert "the operator broke" in (small_engine.failure or "")
+
+
+def test_a_pool_that_cannot_move_ends_the_loop_and_tells_all(
+    small_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*make_rows(1, max_new_tokens=2), *make_rows(3, first=1, max_new_tokens=50, min_new_tokens=50)]
+    collector = submit(small_engine, rows)
+    monkeypatch.setattr(small_engine._executor.pool, "move", broken)
+    thread = threading.Thread(target=small_engine.run)
+    thread.start()
+    assert collector.done.wait(timeout=60)
+    small_engine.close()
+    wait_for(thread)
+    assert collector.reasons == {0: FinishReason.LENGTH, **dict.fromkeys((1, 2, 3), FinishReason.ERROR)}
+
+
+def test_a_sink_that_ends_its_thread_leaves_no_other_row_untold(small_engine: Engine) -> None:
+    def ending(news: BatchNews) -> None:
+        raise SystemExit(1)
+
+    small_engine.submit(GenerationBatch(task=Task.GENERATION, rows=tuple(make_rows(1, first=50))), ending)
+    collector = submit(small_engine, make_rows(2))
+    with pytest.raises(SystemExit):
+        small_engine.run()
+    assert collector.reasons == {0: FinishReason.ERROR, 1: FinishReason.ERROR}
+    assert "SystemExit" in (small_engine.failure or "")
+
+
+def test_rows_that_come_between_a_step_and_the_end_are_told(
+    small_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submit, then close, after the last step that found nothing: the loop must look again before it ends."""
+    engine, collectors = small_engine, []
+    step = engine.step
+
+    def raced() -> bool:
+        ran = step()
+        if not collectors:
+            collectors.append(submit(engine, make_rows(3)))
+            engine.close()
+        return ran
+
+    monkeypatch.setattr(engine, "step", raced)
+    submit(engine, make_rows(1, first=10, max_new_tokens=1))
+    engine.run()
+    assert collectors[0].reasons == dict.fromkeys(range(3), FinishReason.CANCELLED)
+
+
+def test_nobody_waits_while_memory_is_given_back(nano_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(nano_bundle, EngineSettings(slots=4, threads=1, verify=False, warm_positions=1))
+    asked = threading.Event()
+    discarded: list[int] = []
+    collectors: list[Collector] = []
+
+    def ask() -> None:
+        assert engine.stats.slots_used == 0
+        engine.cancel([12345])
+        collectors.append(submit(engine, make_rows(1, first=100)))
+        asked.set()
+
+    for pages in engine._executor.pool._pages.values():
+
+        def discard(slot: int, first: int, discard=pages.discard) -> None:
+            discard(slot, first)
+            discarded.append(slot)
+            if not asked.is_set():
+                threading.Thread(target=ask).start()
+                assert asked.wait(timeout=60), "the engine's lock is held while memory is given back"
+
+        monkeypatch.setattr(pages, "discard", discard)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    first = submit(engine, make_rows(4, longest=100, max_new_tokens=4))
+    assert first.done.wait(timeout=60)
+    assert asked.wait(timeout=60)
+    assert collectors[0].done.wait(timeout=60)
+    engine.close()
+    wait_for(thread)
+    assert set(first.reasons.values()) | set(collectors[0].reasons.values()) <= {FinishReason.LENGTH, FinishReason.STOP}
+    assert not np.any(engine._executor.pool._deepest > 1), "what was left is given back later"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deploy.triton.limits import EngineSettings, RowLimits, check_batch
-from deploy.triton.protocol import GenerationBatch, Row, Sampling, Task
+from deploy.triton.protocol import GenerationBatch, Row, Sampling, Source, Task
 
 LIMITS = RowLimits(vocabulary=100, max_source_tokens=8, max_target_tokens=16, max_beams=4)
-GOOD = Row(row_id=3, input_ids=np.array([5, 99, 0]), sampling=Sampling(max_new_tokens=16))
+GOOD = Row(row_id=3, source=Source(np.array([5, 99, 0])), sampling=Sampling(max_new_tokens=16))
 
 
 def batch(*rows: Row) -> GenerationBatch:
@@ -36,7 +36,7 @@ def test_a_good_batch_passes() -> None:
 )
 def test_bad_sources_are_refused(ids: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=f"row 3: .*{message}"):
-        check_batch(batch(replace(GOOD, input_ids=ids)), LIMITS)
+        check_batch(batch(replace(GOOD, source=Source(ids))), LIMITS)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import queue
@@ -17,7 +18,7 @@ import pytest
 
 from deploy.triton.manifest import BundleError
 from deploy.triton.protocol import FinishReason, GenerationBatch, RowUpdate, Task
-from deploy.triton.wire import decode_updates, encode_batch, encode_cancel, encode_stats_query
+from deploy.triton.wire import decode_news, encode_batch, encode_cancel, encode_stats_query
 from tests.deploy.triton.engine_traffic import make_rows
 
 FINAL = 1
@@ -101,15 +102,15 @@ def backend() -> Iterator[None]:
     del sys.modules[module.__name__]
 
 
-def load(name: str, bundle: Path, **parameters: str):
+def load(name: str, folder: Path, /, **parameters: str):
     """An initialised model whose version folder is the bundle."""
     config = {"parameters": {key: {"string_value": value} for key, value in {"threads": "1", **parameters}.items()}}
     model = importlib.import_module(f"deploy.triton.{name}").TritonPythonModel()
     model.initialize(
         {
             "model_config": json.dumps(config),
-            "model_repository": str(bundle.parent),
-            "model_version": bundle.name,
+            "model_repository": str(folder.parent),
+            "model_version": folder.name,
         }
     )
     return model
@@ -122,7 +123,7 @@ def ask(model, tensors: dict[str, np.ndarray]) -> Sender:
 
 
 def updates_of(responses: list[InferenceResponse]) -> list[RowUpdate]:
-    return [update for response in responses for update in decode_updates(response.tensors)[0]]
+    return [update for response in responses for update in decode_news(response.tensors)[0].updates]
 
 
 def batch_of(rows: list, task: Task = Task.GENERATION) -> dict[str, np.ndarray]:
@@ -148,7 +149,7 @@ def test_a_batch_is_answered_until_its_rows_have_finished(generator) -> None:
 
 def test_statistics_are_answered_at_once(generator) -> None:
     responses = ask(generator, encode_stats_query()).receive_all()
-    stats = decode_updates(responses[0].tensors)[1]
+    stats = decode_news(responses[0].tensors)[1]
     assert (len(responses), stats.slots_total, stats.slots_used) == (1, 4, 0)
 
 
@@ -185,6 +186,42 @@ def test_a_bad_request_is_answered_in_words_and_the_next_one_served(generator, c
     assert ask(generator, tensors).receive_all()[-1].error is None
 
 
+def test_a_client_that_cannot_be_asked_whether_it_has_gone_is_served(nano_bundle: Path, caplog) -> None:
+    model = load("generator_model", nano_bundle, slots="4", verify="false")
+    asked = []
+
+    def is_cancelled() -> bool:
+        asked.append(len(asked))
+        raise RuntimeError("the stub lost its parent")
+
+    request = Request(batch_of(make_rows(2, stream=True, max_new_tokens=40, min_new_tokens=40)))
+    request.sender.is_cancelled = is_cancelled
+    model.execute([request])
+    reasons = [each.finish_reason for each in updates_of(request.sender.receive_all())]
+    assert reasons.count(FinishReason.LENGTH) == 2
+    assert len(asked) > 1
+    assert caplog.text.count("cannot be asked whether it has gone") == 1
+    assert ask(model, batch_of(make_rows(1))).receive_all()[-1].error is None
+    model.finalize()
+
+
+def test_a_decode_loop_that_fails_tells_its_clients_and_refuses_whatever_comes_later(
+    nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load("generator_model", nano_bundle, slots="4", verify="false")
+    batch = ask(model, batch_of(make_rows(6, max_new_tokens=500, min_new_tokens=500)))
+    batch.receive()
+
+    monkeypatch.setattr(model._watch, "_lock", None)
+    reasons = [each.finish_reason for each in updates_of(batch.receive_all())]
+    assert reasons == [FinishReason.ERROR] * 6
+    for tensors in (batch_of(make_rows(1)), encode_stats_query(), encode_cancel([1])):
+        response, flags = ask(model, tensors).receive()
+        assert flags == FINAL
+        assert "the decode loop has ended (TypeError" in str(response.error)
+    model.finalize()
+
+
 def test_finalize_ends_rows_in_flight(nano_bundle: Path) -> None:
     model = load("generator_model", nano_bundle, slots="2", verify="false")
     batch = ask(model, batch_of(make_rows(3, stream=True, max_new_tokens=500, min_new_tokens=500)))
@@ -203,6 +240,19 @@ def test_a_bad_parameter_stops_the_model(nano_bundle: Path) -> None:
         load("stateless_model", nano_bundle)
     with pytest.raises(BundleError, match="has no graph 'nothing'"):
         load("stateless_model", nano_bundle, graph="nothing")
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("generator_model", {}), ("stateless_model", {"graph": "qa"})])
+def test_a_model_configured_for_another_bundle_does_not_load(nano_bundle: Path, name: str, parameters: dict) -> None:
+    digest = hashlib.sha256((nano_bundle / "manifest.json").read_bytes()).hexdigest()
+    other = {**parameters, "bundle": "student-7", "bundle_sha256": "ab" * 32}
+    with pytest.raises(
+        BundleError, match=rf"for the bundle student-7 \(abab.*belongs to trident-nano \({digest[:12]}\)"
+    ):
+        load(name, nano_bundle, **other)
+    model = load(name, nano_bundle, **{**other, "bundle_sha256": digest}, verify="false")
+    if name == "generator_model":
+        model.finalize()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -9,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.triton.candidates import largest
 from deploy.triton.protocol import FinishReason, Sampling
-from deploy.triton.sampling import (
-    NO_TOKEN,
-    Sampler,
-    TokenRules,
-    adjust_scores,
-    choose_tokens,
-    largest,
-    repeating_tokens,
-)
+from deploy.triton.rules import TokenRules, repeating_tokens, rules_of
+from deploy.triton.sampling import NO_TOKEN, LogProbabilities, Sampler, choose
 
 END = 2
 RULES = TokenRules.of(range(16), END)
@@ -27,6 +22,16 @@ SEEDS = st.integers(0, 2**32)
 
 def sampler(**fields) -> Sampler:
     return Sampler(Sampling(max_new_tokens=64, **fields), RULES)
+
+
+def choose_tokens(scores_NV: np.ndarray, samplers: list[Sampler]) -> np.ndarray:
+    """Tokens of rows whose banned ones are taken out already, or not at all."""
+    return choose(scores_NV, samplers, TokenRules.of([], END)).tokens_N
+
+
+def adjust_scores(scores_V: np.ndarray, tokens: np.ndarray, sampling: Sampling, end: int) -> None:
+    for rule in rules_of(sampling, end):
+        rule.apply(scores_V, tokens)
 
 
 def random_scores(seed: int, rows: int = 1, size: int = 4000, scale: float = 3.0) -> np.ndarray:
@@ -171,3 +176,62 @@ def test_a_row_without_finite_scores_ends_with_an_error(temperature: float, valu
 def test_a_tiny_temperature_is_greedy() -> None:
     scores = random_scores(1)
     assert choose_tokens(scores.copy(), [sampler(temperature=1e-9)])[0] == scores[0].argmax()
+
+
+def told(scores: np.ndarray, count: int | None, **fields) -> tuple[int, LogProbabilities | None]:
+    """A row's token, and what is told of its probability."""
+    row = Sampler(Sampling(max_new_tokens=64, **fields), RULES, alternatives=count)
+    choices = choose(scores.copy(), [row], RULES)
+    return int(choices.tokens_N[0]), choices.log_probabilities.get(0)
+
+
+@given(SEEDS, st.integers(0, 30), st.booleans())
+def test_log_probabilities_are_those_of_the_raw_scores(seed: int, count: int, coarse: bool) -> None:
+    scores = random_scores(seed)
+    scores = np.round(scores) if coarse else scores
+    exact = scores[0].astype(np.float64)
+    exact -= exact.max() + np.log(np.exp(exact - exact.max()).sum())
+    fields = {"temperature": 0.7, "top_k": 5, "repetition_penalty": 1.5, "min_new_tokens": 3, "seed": seed}
+    token, found = told(scores, count, **fields)
+    assert found is not None
+    assert found.chosen == pytest.approx(exact[token], abs=1e-5)
+    order = sorted(range(len(exact)), key=lambda index: (-scores[0, index], index))[:count]
+    assert found.ids.tolist() == order, "banned tokens included: what the network holds likely, not what may be chosen"
+    np.testing.assert_allclose(found.values, exact[order], atol=1e-5)
+    assert token == told(scores, None, **fields)[0], "to ask changes no answer"
+
+
+def test_log_probabilities_are_told_to_those_who_ask_and_have_a_token() -> None:
+    rows = [
+        sampler(temperature=0.0),
+        Sampler(Sampling(max_new_tokens=4), RULES, alternatives=2),
+        Sampler(Sampling(max_new_tokens=4, temperature=0.0), RULES, alternatives=0),
+        Sampler(Sampling(max_new_tokens=4), RULES, alternatives=1),
+    ]
+    scores = random_scores(2, rows=5)
+    scores[3] = np.nan
+    choices = choose(scores, [*rows, None], RULES)
+    assert choices.log_probabilities.keys() == {1, 2}
+    assert [len(choices.log_probabilities[place].ids) for place in (1, 2)] == [2, 0]
+
+
+@given(SEEDS, SEEDS)
+def test_a_chain_of_all_rules_is_its_rules_one_after_the_other(seed: int, draw_seed: int) -> None:
+    """Plain definitions, one a rule, in the order that the modules promise."""
+    answer = np.random.default_rng(seed).integers(16, 60, 12).tolist()
+    scores = random_scores(seed, size=60)[0]
+    fields = {"repetition_penalty": 1.7, "no_repeat_ngram": 2, "min_new_tokens": 20, "top_k": 9, "top_p": 0.8}
+    expected = scores.astype(np.float32)
+    expected[[token for token in range(16) if token != END]] = -np.inf
+    for token in set(answer):
+        expected[token] = (
+            expected[token] * np.float32(1.7) if expected[token] < 0 else expected[token] / np.float32(1.7)
+        )
+    for first, second in itertools.pairwise(answer):
+        if first == answer[-1]:
+            expected[second] = -np.inf
+    expected[END] = -np.inf
+    allowed = kept_tokens(expected, 0.6, 9, 0.8)
+    row = sampler(temperature=0.6, seed=draw_seed, **fields)
+    row.tokens.extend(answer)
+    assert int(choose(scores[None].copy(), [row], RULES).tokens_N[0]) in allowed

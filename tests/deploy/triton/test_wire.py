@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.triton.protocol import (
+    BatchNews,
     EngineStats,
     FinishReason,
     GenerationBatch,
+    PrefillTime,
     Row,
     RowTimings,
     RowUpdate,
     Sampling,
+    Source,
+    StepTotals,
     Task,
 )
 from deploy.triton.wire import (
@@ -25,11 +29,11 @@ from deploy.triton.wire import (
     decode_batch,
     decode_cancel,
     decode_kind,
-    decode_updates,
+    decode_news,
     encode_batch,
     encode_cancel,
+    encode_news,
     encode_stats_query,
-    encode_updates,
 )
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -52,7 +56,7 @@ IDS = st.lists(st.integers(-(2**40), 2**40), max_size=20)
 ROWS = st.builds(
     Row,
     row_id=SEEDS,
-    input_ids=IDS.map(lambda ids: np.array(ids, np.int64)),
+    source=IDS.map(lambda ids: Source(np.array(ids, np.int64))),
     sampling=SAMPLINGS,
     stream=st.booleans(),
 )
@@ -68,6 +72,22 @@ UPDATES = st.builds(
     route=st.none() | st.just(np.array([0.25, 0.5, 0.25], np.float32)),
     emissions=st.none() | st.integers(1, 9).map(lambda size: np.arange(3 * size, dtype=np.float32).reshape(size, 3)),
 )
+TOTALS = st.builds(
+    StepTotals,
+    steps=st.integers(0, 2**53),
+    rows=st.integers(0, 2**53),
+    cached_tokens=st.integers(0, 2**53),
+    seconds=REALS,
+)
+STATISTICS = st.builds(
+    EngineStats,
+    slots_used=COUNTS,
+    slots_total=COUNTS,
+    waiting_rows=COUNTS,
+    generation_steps=TOTALS,
+    summary_steps=TOTALS,
+)
+PREFILLS = st.builds(PrefillTime, rows=st.integers(1, 2**53), tokens=st.integers(1, 2**53), seconds=REALS)
 STATS = EngineStats(slots_used=3, slots_total=32, waiting_rows=7)
 
 
@@ -90,18 +110,19 @@ def test_a_batch_survives(batch: GenerationBatch) -> None:
     assert len(decoded.rows) == len(batch.rows)
     for row, expected in zip(decoded.rows, batch.rows, strict=True):
         assert (row.row_id, row.stream, row.sampling) == (expected.row_id, expected.stream, expected.sampling)
-        assert row.input_ids.dtype == np.int64
-        assert row.input_ids.tolist() == expected.input_ids.tolist()
+        assert row.source.ids.dtype == np.int64
+        assert row.source.ids.tolist() == expected.source.ids.tolist()
 
 
-@given(st.lists(UPDATES, max_size=6))
-def test_updates_survive(updates: list[RowUpdate]) -> None:
-    tensors = encode_updates(updates, STATS)
+@given(st.lists(UPDATES, max_size=6), st.lists(PREFILLS, max_size=3).map(tuple), STATISTICS)
+def test_news_survives(updates: list[RowUpdate], prefills: tuple[PrefillTime, ...], statistics: EngineStats) -> None:
+    tensors = encode_news(BatchNews(updates=updates, prefills=prefills), statistics)
     check_table(tensors, RESPONSE_TENSORS)
-    decoded, stats = decode_updates(tensors)
-    assert stats == STATS
-    assert len(decoded) == len(updates)
-    for update, expected in zip(decoded, updates, strict=True):
+    news, stats = decode_news(tensors)
+    assert stats == statistics
+    assert news.prefills == prefills
+    assert len(news.updates) == len(updates)
+    for update, expected in zip(news.updates, updates, strict=True):
         for name in ("row_id", "finish_reason", "task", "timings"):
             assert getattr(update, name) == getattr(expected, name)
         assert update.tokens.tolist() == expected.tokens.tolist()
@@ -114,7 +135,7 @@ def test_updates_survive(updates: list[RowUpdate]) -> None:
 def test_no_tensor_is_empty() -> None:
     bare = RowUpdate(row_id=1, tokens=np.empty(0, np.int32), finish_reason=FinishReason.CANCELLED, task=Task.AUTO)
     for updates in ([], [bare]):
-        assert all(tensor.size for tensor in encode_updates(updates, STATS).values())
+        assert all(tensor.size for tensor in encode_news(BatchNews(updates=updates), STATS).values())
 
 
 def test_kinds_tell_requests_apart() -> None:
@@ -138,7 +159,7 @@ def test_kinds_tell_requests_apart() -> None:
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(name: str, tensor: np.ndarray | None, message: str) -> None:
-    row = Row(row_id=1, input_ids=np.array([5, 6, 7]), sampling=Sampling(max_new_tokens=1))
+    row = Row(row_id=1, source=Source(np.array([5, 6, 7])), sampling=Sampling(max_new_tokens=1))
     tensors = encode_batch(GenerationBatch(task=Task.GENERATION, rows=(row,)))
     if tensor is None:
         del tensors[name]

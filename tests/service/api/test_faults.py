@@ -44,7 +44,7 @@ async def test_an_unforeseen_error_is_a_500_that_tells_nothing(app, client, monk
 
 async def test_an_unforeseen_error_in_a_stream_is_its_last_event(app, client, monkeypatch) -> None:
     async def breaks_off(ticket: RowTicket) -> AsyncIterator[RowUpdate]:
-        token = ticket.row.input_ids[-1:].astype("int32")
+        token = ticket.row.source.ids[-1:].astype("int32")
         running = FinishReason.RUNNING
         yield RowUpdate(row_id=ticket.row.row_id, tokens=token, finish_reason=running, task=Task.GENERATION)
         raise KeyError(SECRET)

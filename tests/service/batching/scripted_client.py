@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 import numpy as np
 
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, RowTimings, RowUpdate, Task
+from deploy.triton.protocol import BatchNews, EngineStats, FinishReason, GenerationBatch, RowTimings, RowUpdate, Task
 from service.batching.batcher import Batcher
 from service.batching.clock import Clock
 from service.batching.latency import TokenRate
@@ -52,11 +52,11 @@ class Flight:
         """No more news: with an error, or without a word."""
         self._news.put_nowait(error)
 
-    async def updates(self) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
+    async def updates(self) -> AsyncIterator[tuple[BatchNews, EngineStats]]:
         while (news := await self._news.get()) is not None:
             if isinstance(news, Exception):
                 raise news
-            yield news, STATS
+            yield BatchNews(updates=news), STATS
 
 
 class ScriptedClient:
@@ -81,7 +81,7 @@ class ScriptedClient:
         self.inferences.put_nowait((inputs, outputs))
         return await outputs
 
-    def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[list[RowUpdate], EngineStats]]:
+    def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[BatchNews, EngineStats]]:
         flight = Flight(batch)
         self.flights.put_nowait(flight)
         return flight.updates()

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
-from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
+from deploy.triton.protocol import BatchNews, FinishReason, GenerationBatch, Row, Sampling, Source, Task
 from service.batching.clock import LoopClock
 from service.batching.rows import RowLane, RowTicket
 from service.batching.windows import WindowLane
@@ -74,13 +74,13 @@ async def test_answers_are_the_engines_own(scene: Scene, nano_bundle: Path) -> N
     rows = [(number, samplings[number % 3], Task.SUMMARY if number % 2 else Task.GENERATION) for number in range(18)]
     expected: dict[int, list[int]] = {number: [] for number, _, _ in rows}
 
-    def keep(updates: list[RowUpdate]) -> None:
-        for update in updates:
+    def keep(news: BatchNews) -> None:
+        for update in news.updates:
             expected[update.row_id].extend(update.tokens.tolist())
 
     engine = Engine(nano_bundle, SETTINGS)
     for number, sampling, task in rows:
-        row = Row(row_id=number, input_ids=source_of(number), sampling=sampling)
+        row = Row(row_id=number, source=Source(source_of(number)), sampling=sampling)
         engine.submit(GenerationBatch(task=task, rows=(row,)), keep)
         while engine.step():
             pass

@@ -15,12 +15,27 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as services
 
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
-from deploy.triton.wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_updates
+from deploy.triton.protocol import (
+    BatchNews,
+    EngineStats,
+    FinishReason,
+    GenerationBatch,
+    Row,
+    RowUpdate,
+    Sampling,
+    Source,
+    Task,
+)
+from deploy.triton.wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_news
 from service.inference.triton import _read as read_tensors
 
 STATS = EngineStats(slots_used=3, slots_total=32, waiting_rows=1)
-DATATYPES = {np.dtype(np.int32): "INT32", np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32"}
+DATATYPES = {
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.float64): "FP64",
+}
 
 
 @dataclass
@@ -100,7 +115,7 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
                 if self.stream_error is not None:
                     outbox.put_nowait(self.stream_error)
                     return
-        outbox.put_nowait(stream_response(request.id, encode_updates([], STATS)))
+        outbox.put_nowait(stream_response(request.id, encode_news(BatchNews(updates=[]), STATS)))
 
     async def _generate(self, request_id: str, batch: GenerationBatch, outbox: asyncio.Queue[Any]) -> None:
         if self.refused & {row.row_id for row in batch.rows}:
@@ -109,7 +124,7 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
             outbox.put_nowait(response)
             return
         for row in batch.rows:
-            sources = row.input_ids.tolist()
+            sources = row.source.ids.tolist()
             for token in sources[:-1]:
                 await self._send(request_id, row.row_id, [token], FinishReason.RUNNING, outbox)
             if row.row_id in self.held:
@@ -125,7 +140,7 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
         self, request_id: str, row_id: int, tokens: list[int], reason: FinishReason, outbox: asyncio.Queue[Any]
     ) -> None:
         update = RowUpdate(row_id=row_id, tokens=np.array(tokens, np.int32), finish_reason=reason, task=Task.GENERATION)
-        outbox.put_nowait(stream_response(request_id, encode_updates([update], STATS)))
+        outbox.put_nowait(stream_response(request_id, encode_news(BatchNews(updates=[update]), STATS)))
         # Other requests have their turn.
         await asyncio.sleep(0)
 
@@ -165,7 +180,7 @@ def batch_of(*row_ids: int, tokens: int = 3) -> GenerationBatch:
         rows=tuple(
             Row(
                 row_id=row_id,
-                input_ids=np.arange(row_id, row_id + tokens),
+                source=Source(np.arange(row_id, row_id + tokens)),
                 sampling=Sampling(max_new_tokens=tokens),
                 stream=True,
             )

@@ -13,7 +13,17 @@ import pytest
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
 from deploy.triton.manifest import BundleError
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Task
+from deploy.triton.protocol import (
+    BatchNews,
+    EngineStats,
+    FinishReason,
+    GenerationBatch,
+    Row,
+    RowUpdate,
+    Sampling,
+    Source,
+    Task,
+)
 from service.errors import InferenceFailed, Unavailable
 from service.inference.local import LocalClient
 
@@ -24,7 +34,7 @@ WINDOW = {"input_ids": np.array([[6, 40, 4, 50, 60]]), "lengths": np.array([[5]]
 def make_batch(*row_ids: int, max_new_tokens: int = 8, **fields) -> GenerationBatch:
     sampling = Sampling(max_new_tokens=max_new_tokens, min_new_tokens=max_new_tokens, temperature=0.0)
     rows = (
-        Row(row_id=each, input_ids=np.array([5, 100 + each, 7 * each + 50]), sampling=sampling, **fields)
+        Row(row_id=each, source=Source(np.array([5, 100 + each, 7 * each + 50])), sampling=sampling, **fields)
         for each in row_ids
     )
     return GenerationBatch(task=Task.GENERATION, rows=tuple(rows))
@@ -41,8 +51,8 @@ async def client(nano_bundle: Path) -> AsyncIterator[LocalClient]:
 async def collect(client: LocalClient, batch: GenerationBatch) -> tuple[dict[int, list[int]], list[FinishReason]]:
     tokens: dict[int, list[int]] = {row.row_id: [] for row in batch.rows}
     reasons: list[FinishReason] = []
-    async for updates, _ in client.generate(batch):
-        for update in updates:
+    async for news, _ in client.generate(batch):
+        for update in news.updates:
             tokens[update.row_id].extend(update.tokens.tolist())
             if update.finish_reason is not FinishReason.RUNNING:
                 reasons.append(update.finish_reason)
@@ -55,10 +65,10 @@ async def first_news(client: LocalClient, batch: GenerationBatch) -> tuple[async
 
     async def follow() -> list[RowUpdate]:
         finals = []
-        async for updates, _ in client.generate(batch):
+        async for news, _ in client.generate(batch):
             if not arrived.done():
-                arrived.set_result(updates)
-            finals += [update for update in updates if update.finish_reason is not FinishReason.RUNNING]
+                arrived.set_result(news.updates)
+            finals += [update for update in news.updates if update.finish_reason is not FinishReason.RUNNING]
         return finals
 
     task = asyncio.create_task(follow())
@@ -70,8 +80,8 @@ async def test_answers_are_the_engines_own(client: LocalClient, nano_bundle: Pat
     engine = Engine(nano_bundle, SETTINGS)
     expected: dict[int, list[int]] = {1: [], 2: [], 3: []}
 
-    def keep(updates: list[RowUpdate]) -> None:
-        for update in updates:
+    def keep(news: BatchNews) -> None:
+        for update in news.updates:
             expected[update.row_id].extend(update.tokens.tolist())
 
     engine.submit(make_batch(1, 2, 3), keep)
@@ -99,7 +109,7 @@ async def test_stateless_graphs_run_and_their_errors_are_told(client: LocalClien
 async def test_a_batch_that_the_engine_refuses_fails_alone(client: LocalClient) -> None:
     bad = GenerationBatch(
         task=Task.GENERATION,
-        rows=(Row(row_id=9, input_ids=np.array([99_999]), sampling=Sampling(max_new_tokens=4)),),
+        rows=(Row(row_id=9, source=Source(np.array([99_999])), sampling=Sampling(max_new_tokens=4)),),
     )
     refused, good = await asyncio.gather(collect(client, bad), collect(client, make_batch(1)), return_exceptions=True)
     assert isinstance(refused, InferenceFailed)
@@ -111,10 +121,12 @@ async def test_a_batch_that_the_engine_refuses_fails_alone(client: LocalClient) 
 async def test_statistics_show_rows_in_slots_and_waiting_ones(client: LocalClient) -> None:
     assert await client.stats() == EngineStats(slots_used=0, slots_total=4, waiting_rows=0)
     task, _ = await first_news(client, make_batch(*range(1, 7), max_new_tokens=200, stream=True))
-    assert await client.stats() == EngineStats(slots_used=4, slots_total=4, waiting_rows=2)
+    stats = await client.stats()
+    assert (stats.slots_used, stats.slots_total, stats.waiting_rows) == (4, 4, 2)
     await client.cancel(range(1, 7))
     assert {update.finish_reason for update in await task} == {FinishReason.CANCELLED}
-    assert await client.stats() == EngineStats(slots_used=0, slots_total=4, waiting_rows=0)
+    stats = await client.stats()
+    assert (stats.slots_used, stats.slots_total, stats.waiting_rows) == (0, 4, 0)
 
 
 async def test_cancelling_knows_only_rows_in_flight(client: LocalClient) -> None:

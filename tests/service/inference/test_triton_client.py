@@ -54,9 +54,9 @@ async def collect(client: TritonClient, batch: GenerationBatch) -> Answer:
     """Each row's tokens and how it ended."""
     tokens: dict[int, list[int]] = {row.row_id: [] for row in batch.rows}
     reasons: dict[int, FinishReason] = {}
-    async for updates, stats in client.generate(batch):
+    async for news, stats in client.generate(batch):
         assert stats == STATS
-        for update in updates:
+        for update in news.updates:
             tokens[update.row_id].extend(update.tokens.tolist())
             if update.finish_reason is not FinishReason.RUNNING:
                 reasons[update.row_id] = update.finish_reason
@@ -139,7 +139,7 @@ async def test_requests_share_a_stream_and_one_that_lasts_holds_up_no_other(
     batches = [batch_of(100 * number, 100 * number + 50, tokens=20) for number in range(1, 9)]
     answers = await asyncio.gather(*(collect(client, batch) for batch in batches))
     for batch, (tokens, reasons) in zip(batches, answers, strict=True):
-        assert tokens == {row.row_id: row.input_ids.tolist() for row in batch.rows}
+        assert tokens == {row.row_id: row.source.ids.tolist() for row in batch.rows}
         assert set(reasons.values()) == {FinishReason.STOP}
     assert not lasting.done()
     await client.cancel([20])

@@ -1,0 +1,43 @@
+"""The encoder pass over sources of several lengths, and what is read straight off it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .manifest import Manifest
+from .protocol import Source
+from .sessions import open_session
+
+
+class Encoder:
+    """The sessions `encoder` and `extractive`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int) -> None:
+        """Load both graphs. Raises BundleError where one is missing or cannot be loaded."""
+        self._encoder, self._extractive = (
+            open_session(folder / manifest.graph_file(name), threads=threads, keeps_memory=False)
+            for name in ("encoder", "extractive")
+        )
+
+    def encode(self, sources: Sequence[Source]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode sources as one batch: memory FP32 [B,S,D], P(task) FP32 [B,3]."""
+        memory_BSD, routes_B3 = self._encoder.run(["memory", "task_probabilities"], encoder_feeds(sources))
+        return memory_BSD, routes_B3
+
+    def extract(self, memory_BSD: np.ndarray, sources: Sequence[Source]) -> list[np.ndarray]:
+        """Scores of the tags O, B, I of every source position: FP32 [S,3] for each row."""
+        lengths = np.array([source.cost for source in sources], np.int32)
+        (emissions_BS3,) = self._extractive.run(["emissions"], {"memory": memory_BSD, "lengths": lengths})
+        return [emissions_S3[:length] for emissions_S3, length in zip(emissions_BS3, lengths, strict=True)]
+
+
+def encoder_feeds(sources: Sequence[Source]) -> dict[str, np.ndarray]:
+    """Inputs of the encoder's graph: sources as one batch, padded to the longest."""
+    lengths = np.array([source.cost for source in sources], np.int32)
+    ids_BS = np.zeros((len(sources), int(lengths.max())), np.int64)
+    for row, source in zip(ids_BS, sources, strict=True):
+        row[: source.cost] = source.ids
+    return {"input_ids": ids_BS, "lengths": lengths}
