@@ -125,5 +125,5 @@ class DrainingServer(uvicorn.Server):
             task.cancel()
         if admission.in_flight:
             log.warning("the time to drain is over", in_flight=admission.in_flight)
-            await self._gateway.close_lanes()
+            await self._gateway.served.close_lanes()
         self.should_exit = True

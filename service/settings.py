@@ -55,9 +55,8 @@ class BatchingSettings(_Part):
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""
 
-    running_slots: int = Field(default=48, ge=1)
-    """Engine slots of the rows that were sent and have not finished: a little more than the engine has, so that it
-    never waits for the gateway."""
+    running_slots: int | None = Field(default=None, ge=1)
+    """The most engine slots that rows at one place may take; without it a half more than the engine says it has."""
 
     running_windows: int = Field(default=32, ge=1)
     """Question answering windows that were sent and not answered yet."""

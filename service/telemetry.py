@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.batching.batcher import Batcher
-from service.batching.queue import Pending
+from service.batching.queue import RunningBatch
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
 
@@ -87,39 +87,39 @@ class Metrics:
         )
         self.registry.register(GpuMemory())
 
-    def watch(self, rows: RowLane, windows: WindowLane) -> None:
-        """Export how the lanes stand whenever somebody looks."""
-        batchers: dict[str, Batcher] = {"generator": rows.batcher, "qa": windows.batcher}
+    def watch(self, lanes: Callable[[], tuple[RowLane, WindowLane]]) -> None:
+        """Export how the lanes of the served bundle stand whenever somebody looks."""
         self._gauge(
             "num_requests_running",
             "Rows and windows that were sent to a model and have not been answered, or whose slots are not free yet.",
-            lambda: sum(each.running for each in batchers.values()),
+            lambda: sum(lane.batcher.running for lane in lanes()),
         )
         self._gauge(
             "num_requests_waiting",
             "Rows and windows in the gateway's queues.",
-            lambda: sum(len(each.queue) for each in batchers.values()),
+            lambda: sum(len(lane.batcher.queue) for lane in lanes()),
         )
         self._gauge(
             "kv_cache_usage_ratio",
             "Share of the engine's slots that is taken.",
-            lambda: rows.stats.slots_used / max(1, rows.stats.slots_total),
+            lambda: _slots_taken(lanes()[0]),
         )
         error = Gauge(
             "latency_model_error_ratio",
-            "How far the predicted durations of recent batches were off, as a share of the measured ones.",
+            "How far the predicted durations of recent batches and steps were off, as a share of what the models "
+            "reported; of several places the worst.",
             ["model"],
             namespace=PREFIX,
             registry=self.registry,
         )
-        for model, batcher in batchers.items():
-            error.labels(model).set_function(lambda batcher=batcher: batcher.latency.error_ratio)  # type: ignore[misc]
+        for model, ratio in LATENCY_ERRORS.items():
+            error.labels(model).set_function(lambda ratio=ratio: ratio(*lanes()))  # type: ignore[misc]
 
-    def observe_batch(self, batch: Sequence[Pending]) -> None:
+    def observe_batch(self, batch: RunningBatch) -> None:
         """A batch goes to a model."""
-        lengths = [request.tokens for request in batch]
-        self.batch_size.observe(len(lengths))
-        self.batch_padding.observe(1 - sum(lengths) / (len(lengths) * max(lengths)))
+        tokens = sum(request.tokens for request in batch.requests)
+        self.batch_size.observe(len(batch.requests))
+        self.batch_padding.observe(1 - tokens / (len(batch.requests) * batch.longest))
 
     def _times(self, name: str, documentation: str) -> Histogram:
         return Histogram(name, documentation, buckets=TIME_BUCKETS_S, namespace=PREFIX, registry=self.registry)
@@ -129,6 +129,23 @@ class Metrics:
 
     def _gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         Gauge(name, documentation, namespace=PREFIX, registry=self.registry).set_function(value)
+
+
+def _slots_taken(rows: RowLane) -> float:
+    stats = [load.place.stats for load in rows.batcher.loads]
+    return sum(each.slots_used for each in stats) / max(1, sum(each.slots_total for each in stats))
+
+
+def _worst(batcher: Batcher) -> float:
+    return max(load.latency.error_ratio for load in batcher.loads)
+
+
+LATENCY_ERRORS: dict[str, Callable[[RowLane, WindowLane], float]] = {
+    "generator": lambda rows, _: _worst(rows.batcher),
+    "generator_step": lambda rows, _: max(steps.error_ratio for steps in rows.steps.values()),
+    "qa": lambda _, windows: _worst(windows.batcher),
+}
+"""Label of `latency_model_error_ratio` to the error it shows."""
 
 
 class GpuMemory(Collector):

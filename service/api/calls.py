@@ -14,9 +14,10 @@ from service.api.exchange import Exchange, exchange_of
 from service.api.schemas import AnswerItem, QaResponse, TimingsModel, UsageModel
 from service.errors import InvalidInput
 from service.gateway import Gateway
+from service.served import ServedBundle
 from service.tasks.answers import Timings, Usage
-from service.tasks.parts import RequestTime
 from service.tasks.questions import Answers
+from service.tasks.toolkit import RequestTime
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
@@ -49,6 +50,9 @@ class Call:
     """One call of a model."""
 
     gateway: Gateway
+    served: ServedBundle
+    """What was served when the call came."""
+
     exchange: Exchange
     time: RequestTime
 
@@ -78,7 +82,12 @@ async def get_call(
         )
     timeout_s = limits.timeout_s if timeout_ms is None else timeout_ms / 1000
     exchange = exchange_of(request.scope)
-    return Call(gateway, exchange, RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + timeout_s))
+    return Call(
+        gateway,
+        gateway.served,
+        exchange,
+        RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + timeout_s),
+    )
 
 
 GatewayOf = Annotated[Gateway, Depends(get_gateway)]

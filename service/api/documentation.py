@@ -11,17 +11,17 @@ from service.gateway import Gateway
 
 def correct_document(app: FastAPI, gateway: Gateway) -> None:
     """Make the app's document say what is so: the bundle's limits as the fields' maxima, and our errors only."""
-    parts, fastapi_document = gateway.parts, app.openapi
-    tokens = parts.limits.max_target_tokens
+    tools, fastapi_document = gateway.served.tools, app.openapi
+    tokens = tools.limits.max_target_tokens
     maxima = {
-        "GenerateRequest": {"max_new_tokens": tokens, "min_new_tokens": tokens, "top_k": parts.codec.vocabulary},
-        "SummarizeRequest": {"max_new_tokens": tokens, "min_new_tokens": tokens, "num_beams": parts.max_beams},
-        "CompletionRequest": {"max_tokens": tokens, "min_tokens": tokens, "top_k": parts.codec.vocabulary},
+        "GenerateRequest": {"max_new_tokens": tokens, "min_new_tokens": tokens, "top_k": tools.codec.vocabulary},
+        "SummarizeRequest": {"max_new_tokens": tokens, "min_new_tokens": tokens, "num_beams": tools.limits.max_beams},
+        "CompletionRequest": {"max_tokens": tokens, "min_tokens": tokens, "top_k": tools.codec.vocabulary},
         "ChatRequest": {
             "max_tokens": tokens,
             "max_completion_tokens": tokens,
             "min_tokens": tokens,
-            "top_k": parts.codec.vocabulary,
+            "top_k": tools.codec.vocabulary,
         },
     }
 

@@ -53,13 +53,14 @@ async def live() -> Live:
 @router.get("/health/ready", responses=NOT_READY)
 async def ready(gateway: GatewayOf) -> Ready:
     """Whether requests will be answered."""
-    readiness = gateway.readiness
+    fleet = gateway.served.fleet
     if gateway.admission.draining:
         raise Unavailable("draining: the service is shutting down and takes no new requests")
-    if readiness.reason is not None or readiness.server is None:
-        raise Unavailable(f"not ready: {readiness.reason}")
-    server = ServerModel(name=readiness.server.name, version=readiness.server.version)
-    return Ready(model=gateway.manifest.name, runtime=gateway.settings.runtime, server=server)
+    found = fleet.server
+    if found is None:
+        raise Unavailable(f"not ready: {fleet.reason}")
+    server = ServerModel(name=found.name, version=found.version)
+    return Ready(model=gateway.served.manifest.name, runtime=gateway.settings.runtime, server=server)
 
 
 @router.head("/metrics", include_in_schema=False)

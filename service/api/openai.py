@@ -105,7 +105,7 @@ async def chat_completions(body: ChatRequest, call: CallOf) -> Response:
 @models.get("", response_class=JsonResponse)
 async def list_models(gateway: GatewayOf) -> Response:
     """The served model."""
-    return JsonResponse({"object": "list", "data": [_model(gateway, gateway.manifest.name)]})
+    return JsonResponse({"object": "list", "data": [_model(gateway, gateway.served.manifest.name)]})
 
 
 @models.head("/{name}", include_in_schema=False)
@@ -120,7 +120,7 @@ async def _answer(
     body: WritingRequest, text: str | list[int], param: str, length: tuple[str, int], shape: Shape, call: Call
 ) -> Response:
     length_param, most_tokens = length
-    answer = await call.gateway.generation.start(
+    answer = await call.served.generation.start(
         text,
         body.sampling(most_tokens),
         call.time,
@@ -130,7 +130,7 @@ async def _answer(
         stops=body.stop or (),
         stream=bool(body.stream),
     )
-    head = {"id": new_id(shape.prefix), "created": now(), "model": call.gateway.manifest.name}
+    head = {"id": new_id(shape.prefix), "created": now(), "model": call.served.manifest.name}
     if body.stream:
         frame = ChunkFrame(shape, {**head, "object": shape.chunk}, body.includes_usage)
         return await open_stream(answer.pieces(), frame, call.exchange)
@@ -173,15 +173,15 @@ def _check(body: WritingRequest, gateway: Gateway) -> None:
 
 
 def _check_model(name: str, gateway: Gateway) -> None:
-    if name not in (gateway.manifest.name, ALIAS):
+    if name not in (gateway.served.manifest.name, ALIAS):
         raise ModelNotFound(
-            f"the model {name[:100]!r} is not served here: use {gateway.manifest.name} or {ALIAS}", param="model"
+            f"the model {name[:100]!r} is not served here: use {gateway.served.manifest.name} or {ALIAS}", param="model"
         )
 
 
 def _check_ids(ids: list[int], gateway: Gateway) -> None:
     """Special tokens are the gateway's to set, and one unknown id would fail a whole batch."""
-    codec = gateway.parts.codec
+    codec = gateway.served.codec
     special = set(codec.special.values())
     for token in ids:
         if not 0 <= token < codec.vocabulary or token in special:
@@ -193,7 +193,7 @@ def _check_ids(ids: list[int], gateway: Gateway) -> None:
 
 def _model(gateway: Gateway, name: str) -> dict[str, Any]:
     created = int((gateway.settings.bundle / "manifest.json").stat().st_mtime)
-    limits = gateway.manifest.limits
+    limits = gateway.served.manifest.limits
     return {
         "id": name,
         "object": "model",

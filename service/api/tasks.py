@@ -45,7 +45,7 @@ STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": STREAM_CONTENT}}
 @router.post("/generate", response_model=GenerateResponse, responses=STREAMS)
 async def generate(body: GenerateRequest, call: CallOf) -> GenerateResponse | EventStream:
     """Go on from a prompt, or follow an instruction."""
-    answer = await call.gateway.generation.start(
+    answer = await call.served.generation.start(
         body.prompt, body.sampling(), call.time, param="prompt", stops=body.stop, stream=body.stream
     )
     if body.stream:
@@ -56,7 +56,7 @@ async def generate(body: GenerateRequest, call: CallOf) -> GenerateResponse | Ev
 @router.post("/qa")
 async def qa(body: QaRequest, call: CallOf) -> QaResponse:
     """Find the answer to a question in a text."""
-    found = await call.gateway.questions.answer(
+    found = await call.served.questions.answer(
         body.question, body.context, call.time, top_k=body.top_k, min_score=body.min_score, param="question"
     )
     return qa_response(found)
@@ -65,13 +65,13 @@ async def qa(body: QaRequest, call: CallOf) -> QaResponse:
 @router.post("/summarize", response_model=SummarizeResponse, responses=STREAMS)
 async def summarize(body: SummarizeRequest, call: CallOf) -> SummarizeResponse | EventStream:
     """Say in short what a text says."""
-    beams = body.num_beams or summary_beams(call.gateway.parts.max_beams, stream=body.stream)
+    beams = body.num_beams or summary_beams(call.served.tools.limits.max_beams, stream=body.stream)
     if body.stream and beams > 1:
         raise InvalidInput(
             f"num_beams is {beams}, and a stream has one: leave num_beams out, or do not stream", param="num_beams"
         )
     sampling = summary_sampling(max_new_tokens=body.max_new_tokens, min_new_tokens=body.min_new_tokens, num_beams=beams)
-    answer = await call.gateway.summary.start(body.text, sampling, call.time, param="text", stream=body.stream)
+    answer = await call.served.summary.start(body.text, sampling, call.time, param="text", stream=body.stream)
     if body.stream:
         return await _stream(answer, call, "sum")
     return _summarized(*await answer.whole())
@@ -80,7 +80,7 @@ async def summarize(body: SummarizeRequest, call: CallOf) -> SummarizeResponse |
 @router.post("/infer")
 async def infer(body: InferRequest, call: CallOf) -> InferResponse:
     """Answer an input with the task it is meant for."""
-    routed = await call.gateway.routing.infer(body.input, body.context, Task[body.task.upper()], call.time)
+    routed = await call.served.routing.infer(body.input, body.context, Task[body.task.upper()], call.time)
     call.exchange.task = routed.task.name.lower()
     result: GenerateResponse | SummarizeResponse | QaResponse
     if isinstance(routed.result, Answers):
@@ -101,7 +101,7 @@ async def infer(body: InferRequest, call: CallOf) -> InferResponse:
 def _generated(call: Call, text: str, ending: Ending) -> GenerateResponse:
     return GenerateResponse(
         id=new_id("gen"),
-        model=call.gateway.manifest.name,
+        model=call.served.manifest.name,
         text=text,
         finish_reason=ending.finish_reason,
         usage=usage_model(ending.usage),

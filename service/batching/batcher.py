@@ -1,6 +1,6 @@
-"""One model's queue, policy and capacity: requests go in, batches come out.
+"""One lane's queue and policy, and what it has running where: requests go in, batches come out.
 
-    submit ─▶ queue ─▶ policy ─▶ send (a batch) … settle (each request, when it is answered or given up)
+    submit ─▶ queue ─▶ policy ─▶ send (a batch, to a place) … begin ─▶ settle (each request: answered or given up)
 
 Synchronous and single-threaded: it acts when it is called, and when its clock calls. What a batch does is `send`'s
 business.
@@ -12,18 +12,23 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Generic
 
+import structlog
+
+from service.batching.arrivals import Arrivals
 from service.batching.clock import Clock, Timer
 from service.batching.drain import DrainRate
-from service.batching.latency import LatencyModel
-from service.batching.policies import BatchLimits, Policy, View
-from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, State
+from service.batching.load import PlaceLoad
+from service.batching.policies import BatchLimits, Decision, Immediate, Policy, View
+from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, RunningBatch, State
 from service.errors import Overloaded, Unavailable
+
+log = structlog.get_logger(__name__)
 
 LONGEST_RETRY_S = 60
 
 
 class Batcher(Generic[Payload]):
-    """Turns requests into batches of one model."""
+    """Turns requests into batches."""
 
     def __init__(
         self,
@@ -31,16 +36,15 @@ class Batcher(Generic[Payload]):
         queue: RequestQueue[Payload],
         policy: Policy,
         limits: BatchLimits,
-        slots: int,
+        loads: Sequence[PlaceLoad[Payload]],
         clock: Clock,
-        latency: LatencyModel,
-        send: Callable[[Sequence[Pending[Payload]]], None],
+        send: Callable[[RunningBatch[Payload]], None],
     ) -> None:
-        """`slots`: how much may run at once. A request that needs more runs alone."""
-        self.queue, self.clock, self.latency = queue, clock, latency
-        self._policy, self._limits, self._slots, self._send = policy, limits, slots, send
-        self._running: dict[Pending[Payload], None] = {}
-        self._running_slots = 0
+        """`loads`: what this batcher may have running at each place. A request that needs more runs alone."""
+        self.queue, self.clock, self.loads = queue, clock, tuple(loads)
+        self.arrivals = Arrivals()
+        self._policy, self._limits, self._send = policy, limits, send
+        self._load_of = {load.place: load for load in self.loads}
         self._drain = DrainRate()
         self._closed = False
         self._wake: Timer | None = None
@@ -49,16 +53,19 @@ class Batcher(Generic[Payload]):
     @property
     def running(self) -> int:
         """Requests that were sent and have not been settled."""
-        return len(self._running)
+        return sum(len(load.running) for load in self.loads)
 
     def submit(self, request: Pending[Payload], *, bounded: bool = True) -> None:
         """Queue a request. `bounded=False` is for the rest of a request whose beginning was admitted.
 
-        Raises Overloaded where the queue is full, Unavailable after `close`.
+        Raises Overloaded where the queue is full, Unavailable after `close`, or what the policy refuses it with.
         """
         if self._closed:
             raise Unavailable("the service is shutting down: try again")
         request.arrived_s = self.clock.now_s()
+        self.arrivals.record(request.arrived_s, request.tokens)
+        if bounded:
+            self._ask_policy(request)
         try:
             self.queue.add(request, bounded=bounded)
         except QueueFull:
@@ -69,34 +76,55 @@ class Batcher(Generic[Payload]):
             ) from None
         request.state = State.WAITING
         request.timer = self.clock.call_at(request.deadline_s, lambda: self._expire(request))
-        self._wake_at(self.clock.now_s())
+        self.wake()
+
+    def load_of(self, batch: RunningBatch[Payload]) -> PlaceLoad[Payload]:
+        """The load that a batch is part of."""
+        return self._load_of[batch.place]
+
+    def begin(self, batch: RunningBatch[Payload], count: int) -> None:
+        """The model has begun with so many more requests of a batch, or will not begin with them any more."""
+        batch.begun = min(batch.begun + count, len(batch.requests))
+        if not batch.waits and self.queue:
+            self.wake()
 
     def settle(self, request: Pending[Payload]) -> None:
         """A request was answered, failed or given up: what it held is free. May be called again."""
         if request.state is State.WAITING:
             self.queue.remove(request)
         elif request.state is State.RUNNING:
-            del self._running[request]
-            self._running_slots -= request.slots
+            assert request.batch is not None, "a running request is part of a batch"
+            self.load_of(request.batch).release(request)
         request.state = State.SETTLED
         if request.timer is not None:
             request.timer.cancel()
         if self.queue:
-            self._wake_at(self.clock.now_s())
+            self.wake()
+
+    def withdraw(self) -> list[Payload]:
+        """Settle everything that waits; it is for the caller to answer."""
+        waiting = list(self.queue)
+        for request in waiting:
+            self.settle(request)
+        return [request.payload for request in waiting]
 
     def close(self) -> list[Payload]:
         """Settle everything that waits or runs, and send nothing more; what was settled is for the caller to answer."""
         self._closed = True
         if self._wake is not None:
             self._wake.cancel()
-        unanswered = [*self._running, *self.queue]
-        for request in unanswered:
+        running = [request for load in self.loads for request in load.running]
+        for request in running:
             self.settle(request)
-        return [request.payload for request in unanswered]
+        return [request.payload for request in running] + self.withdraw()
 
     def retry_after_s(self) -> int:
         """When the queue may have drained, at the rate at which it last did."""
         return min(LONGEST_RETRY_S, max(1, math.ceil(self.queue.tokens * self._drain.seconds_per_token)))
+
+    def wake(self) -> None:
+        """Something has changed: ask the policy again."""
+        self._wake_at(self.clock.now_s())
 
     def _expire(self, request: Pending[Payload]) -> None:
         if request.state is State.WAITING:
@@ -112,29 +140,64 @@ class Batcher(Generic[Payload]):
         self._wake = self.clock.call_at(when_s, self._dispatch)
 
     def _dispatch(self) -> None:
-        """Send batches as long as the policy names any."""
+        """Send batches as long as the policy names any for some place."""
         self._wake, self._wake_s = None, math.inf
-        while True:
-            decision = self._policy.decide(
-                View(
-                    queue=self.queue,
-                    now_s=self.clock.now_s(),
-                    free_slots=self._slots - self._running_slots,
-                    idle=not self._running,
-                    limits=self._limits,
-                    latency=self.latency,
-                )
-            )
-            if not decision.batch:
-                break
-            now_s = self.clock.now_s()
-            oldest_s = min(request.arrived_s for request in decision.batch)
-            self._drain.depart(sum(request.tokens for request in decision.batch), oldest_s, now_s)
-            for request in decision.batch:
-                self.queue.remove(request)
-                request.state, request.sent_s = State.RUNNING, now_s
-                self._running[request] = None
-                self._running_slots += request.slots
-            self._send(decision.batch)
-        if decision.look_again_s is not None:
-            self._wake_at(decision.look_again_s)
+        look_again_s = math.inf
+        open_loads = sorted((load for load in self.loads if load.accepts), key=lambda load: load.busy)
+        while self.queue and open_loads:
+            load = open_loads[0]
+            decision = self._decide(load)
+            if decision.batch:
+                self._send_to(load, decision.batch)
+                open_loads = sorted((each for each in open_loads if each.accepts), key=lambda each: each.busy)
+                continue
+            if decision.look_again_s is not None:
+                look_again_s = min(look_again_s, decision.look_again_s)
+            open_loads.pop(0)
+        if look_again_s < math.inf:
+            self._wake_at(look_again_s)
+
+    def _send_to(self, load: PlaceLoad[Payload], requests: tuple[Pending[Payload], ...]) -> None:
+        now_s = self.clock.now_s()
+        oldest_s = min(request.arrived_s for request in requests)
+        self._drain.depart(sum(request.tokens for request in requests), oldest_s, now_s)
+        for request in requests:
+            self.queue.remove(request)
+            request.state = State.RUNNING
+        self._send(load.begin(requests, now_s))
+
+    def _decide(self, load: PlaceLoad[Payload]) -> Decision:
+        """What the policy says; a policy that fails costs its judgement, not the requests that wait."""
+        view = self._view(load)
+        try:
+            decision = self._policy.decide(view)
+            if any(request.state is not State.WAITING for request in decision.batch):
+                raise ValueError("the batch holds a request that does not wait")
+            return decision
+        except Exception:
+            log.exception("the batching policy failed: a batch goes as soon as there is room")
+            return Immediate().decide(view)
+
+    def _ask_policy(self, request: Pending[Payload]) -> None:
+        """Raises what the policy refuses a request with."""
+        view = self._view(min(self.loads, key=lambda load: load.busy))
+        try:
+            refusal = self._policy.admit(request, view)
+        except Exception:
+            log.exception("the batching policy failed: a request is admitted unasked")
+            return
+        if refusal is not None:
+            raise refusal
+
+    def _view(self, load: PlaceLoad[Payload]) -> View:
+        return View(
+            queue=self.queue,
+            now_s=self.clock.now_s(),
+            arrivals=self.arrivals,
+            free_slots=load.free_slots,
+            idle=not load.running,
+            limits=self._limits.of_at_most(load.tokens(load.place)),
+            latency=load.latency,
+            running=tuple(load.batches),
+            occupancy=load.place.stats,
+        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.batching.clock import Timer
+from service.inference.place import Place
 
 Payload = TypeVar("Payload")
 
@@ -44,7 +45,36 @@ class Pending(Generic[Payload]):
     arrived_s: float = 0.0
     sent_s: float = 0.0
     state: State = State.NEW
+    batch: RunningBatch[Payload] | None = field(default=None, repr=False)
+    """What it was sent with; it knows the place."""
+
     timer: Timer | None = field(default=None, repr=False)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class RunningBatch(Generic[Payload]):
+    """Requests that were sent together and have not all come back."""
+
+    requests: tuple[Pending[Payload], ...]
+    place: Place
+    """Where they run."""
+
+    sent_s: float
+    unsettled: int
+    """Requests that have not come back."""
+
+    begun: int = 0
+    """Requests that the model has begun with, or will not begin any more."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that every request is padded to."""
+        return max(request.tokens for request in self.requests)
+
+    @property
+    def waits(self) -> bool:
+        """Whether some of it has not been begun yet."""
+        return self.begun < len(self.requests)
 
 
 class QueueFull(Exception):

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
-from deploy.triton.protocol import EngineStats, FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Source, Task
-from service.batching.batcher import Batcher
-from service.batching.queue import Pending
-from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
-from service.inference.protocol import InferenceClient
+from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Source, Task
+from service.batching.lane import BatcherMaker, Lane, Ticket
+from service.batching.latency import StepRate
+from service.batching.queue import RunningBatch, State
+from service.errors import InferenceFailed, ServiceError, Unavailable
+from service.inference.fleet import Fleet
+from service.inference.place import Place
 
 log = structlog.get_logger(__name__)
 
 
-class RowTicket:
+class RowTicket(Ticket):
     """One row between submission and its last update."""
 
     def __init__(self, lane: RowLane, row: Row, task: Task, deadline_s: float) -> None:
-        self.row = row
-        self.pending = Pending(
-            payload=self,
-            tokens=row.source.cost,
-            group=task,
-            slots=row.sampling.num_beams,
-            deadline_s=deadline_s,
-            on_deadline=self._expire,
-        )
-        self.task = task
+        super().__init__(row.source, task, deadline_s, slots=row.sampling.num_beams)
+        self.row, self.task = row, task
         self._lane = lane
         self._news: asyncio.Queue[RowUpdate | ServiceError] = asyncio.Queue()
-        self._cancelled = False
+        self._cancelled = self._ended = False
 
     async def updates(self) -> AsyncIterator[RowUpdate]:
         """Updates up to the last. Raises DeadlineExceeded, Unavailable or InferenceFailed."""
@@ -54,104 +48,88 @@ class RowTicket:
     def deliver(self, update: RowUpdate) -> None:
         """News from the engine."""
         if update.finish_reason is FinishReason.ERROR:
-            self._news.put_nowait(InferenceFailed("the engine failed on this request: its log says why"))
+            self.fail(InferenceFailed("the engine failed on this request: its log says why"))
         elif update.finish_reason is FinishReason.CANCELLED:
-            self._news.put_nowait(Unavailable("the engine ended this request: it is shutting down"))
-        else:
+            self.fail(Unavailable("the engine ended this request: it is shutting down"))
+        elif not self._ended:
+            self._ended = update.finish_reason is not FinishReason.RUNNING
             self._news.put_nowait(update)
 
     def fail(self, error: ServiceError) -> None:
         """No more news."""
-        self._news.put_nowait(error)
+        if not self._ended:
+            self._ended = True
+            self._news.put_nowait(error)
 
     def _expire(self) -> None:
-        self.fail(DeadlineExceeded("the request's time is over: send a longer X-Request-Timeout-Ms, or ask for less"))
+        super()._expire()
         self.cancel()
 
 
-class RowLane:
-    """Sends rows to the engine and follows them."""
+class RowLane(Lane[RowTicket]):
+    """Sends rows to the engines and follows them."""
 
-    def __init__(
-        self, client: InferenceClient, batcher: Callable[[Callable], Batcher], on_failure: Callable[[], None]
-    ) -> None:
-        """`batcher` makes the batcher around the given `send`; `on_failure` hears of every failed batch."""
-        self._client, self._on_failure = client, on_failure
-        self.batcher: Batcher[RowTicket] = batcher(self._send)
-        self.stats = EngineStats(slots_used=0, slots_total=0, waiting_rows=0)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._leaving: list[int] = []
+    peer = "the engine"
 
-    def submit(self, task: Task, input_ids, sampling: Sampling, *, stream: bool, deadline_s: float) -> RowTicket:
+    def __init__(self, fleet: Fleet, batcher: BatcherMaker) -> None:
+        super().__init__(fleet, batcher)
+        self.steps = {place: StepRate() for place in fleet.places}
+        """How long decode steps take at each place."""
+
+        self._leaving: dict[Place, list[int]] = {}
+
+    def submit(self, task: Task, source: Source, sampling: Sampling, *, stream: bool, deadline_s: float) -> RowTicket:
         """Queue a row. Whoever gets the ticket cancels it when nobody waits for the row any more.
 
-        Raises Overloaded where the queue is full, Unavailable after `close`.
+        Raises Overloaded where the queue is full, Unavailable where no place is left or after `close`.
         """
-        row = Row(row_id=random.getrandbits(62), source=Source(input_ids), sampling=sampling, stream=stream)
+        row = Row(row_id=random.getrandbits(62), source=source, sampling=sampling, stream=stream)
         ticket = RowTicket(self, row, task, deadline_s)
-        self.batcher.submit(ticket.pending)
+        self._submit(ticket)
         return ticket
 
     def give_up(self, ticket: RowTicket) -> None:
         """Take a row out of the queue, or out of the engine; its slots count until the engine has let it go."""
         pending = ticket.pending
-        if pending.state is pending.state.WAITING:
+        if pending.state is State.WAITING:
             self.batcher.settle(pending)
-        elif pending.state is pending.state.RUNNING:
-            if not self._leaving:
-                self._start(self._cancel_leaving())
-            self._leaving.append(ticket.row.row_id)
+        elif pending.state is State.RUNNING:
+            assert pending.batch is not None, "a running row is part of a batch"
+            place = pending.batch.place
+            if place not in self._leaving:
+                self._leaving[place] = []
+                self._start(self._cancel_leaving(place))
+            self._leaving[place].append(ticket.row.row_id)
 
-    async def close(self) -> None:
-        """Take nothing more; whatever waits or is in flight fails with Unavailable."""
-        for ticket in self.batcher.close():
-            ticket.fail(Unavailable("the service is shutting down: try again"))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _send(self, batch: Sequence[Pending[RowTicket]]) -> None:
-        self._start(self._follow([pending.payload for pending in batch]))
-
-    async def _follow(self, tickets: Sequence[RowTicket]) -> None:
-        """One batch, from its request to the last update of its last row."""
-        prefill_s = 0.0
+    async def _run(self, batch: RunningBatch[RowTicket], tickets: Sequence[RowTicket]) -> None:
+        place, latency = batch.place, self.batcher.load_of(batch).latency
         flying = {ticket.row.row_id: ticket for ticket in tickets}
-        failure: ServiceError = Unavailable("the engine's answer broke off: try again")
-        try:
-            rows = tuple(ticket.row for ticket in tickets)
-            async for news, stats in self._client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
-                self.stats = stats
-                for update in news.updates:
-                    ticket = flying[update.row_id]
-                    if update.timings is not None:
-                        prefill_s = max(prefill_s, update.timings.prefill_s)
-                    if update.finish_reason is not FinishReason.RUNNING:
-                        del flying[update.row_id]
-                        self.batcher.settle(ticket.pending)
-                    ticket.deliver(update)
-            longest = max(row.source.cost for row in rows)
-            if prefill_s:  # 0 where every row was cancelled before its turn
-                self.batcher.latency.observe(len(rows), longest, prefill_s)
-        except ServiceError as error:
-            failure = error
-            self._on_failure()
-            log.warning("batch failed", reason=error.message, rows=len(tickets))
-        finally:
-            for ticket in flying.values():
-                self.batcher.settle(ticket.pending)
-                ticket.fail(failure)
+        rows = tuple(ticket.row for ticket in tickets)
+        async for news, stats in place.client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
+            self.steps[place].learn(stats)
+            place.stats = stats
+            for prefill in news.prefills:
+                latency.observe(prefill.rows, prefill.tokens, prefill.seconds)
+                self.batcher.begin(batch, prefill.rows)
+            for update in news.updates:
+                ticket = flying[update.row_id]
+                if update.finish_reason is not FinishReason.RUNNING:
+                    del flying[update.row_id]
+                    self.batcher.settle(ticket.pending)
+                    if never_begun(update):
+                        self.batcher.begin(batch, 1)
+                ticket.deliver(update)
 
-    async def _cancel_leaving(self) -> None:
-        """Cancel all rows that are leaving now with one request."""
-        leaving, self._leaving = self._leaving, []
+    async def _cancel_leaving(self, place: Place) -> None:
+        """Cancel all rows that are leaving a place now with one request."""
+        leaving = self._leaving.pop(place)
         try:
-            await self._client.cancel(leaving)
+            await place.client.cancel(leaving)
         except ServiceError as error:
             # The rows' own batch fails with the stream it came on; nothing is left to cancel.
-            log.warning("cancelling failed", reason=error.message, rows=len(leaving))
+            log.warning("cancelling failed", place=place.name, reason=error.message, rows=len(leaving))
 
-    def _start(self, work) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+def never_begun(last: RowUpdate) -> bool:
+    """Whether a row ended without a prefill that anything reported: cancelled before its turn, or failed in it."""
+    return last.finish_reason is FinishReason.ERROR or last.timings is None or last.timings.prefill_s == 0.0

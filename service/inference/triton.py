@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from typing import Any
 
 import grpc
@@ -24,10 +25,17 @@ from tritonclient.grpc import service_pb2_grpc as services
 
 from deploy.triton.protocol import BatchNews, EngineStats, FinishReason, GenerationBatch
 from deploy.triton.wire import Tensors, decode_news, encode_batch, encode_cancel, encode_stats_query
-from service.errors import InferenceFailed, Unavailable
-from service.inference.protocol import ServerInfo
+from service.errors import InferenceFailed, ServiceError, Unavailable
+from service.inference.protocol import BundleIdentity, EngineCapacity, ModelTimes, ServerInfo
 
 GENERATOR = "generator"
+ASKED = (GENERATOR, "qa")
+"""The models that the gateway asks."""
+
+KEEPALIVE_S = 5.0
+"""A peer that is lost without a word is noticed after two of these: one until the ping, one for its answer."""
+
+NANOSECOND = 1e-9
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -37,6 +45,11 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Connections of this channel's own: those that a process shares can be dead, and a new channel would find them.
+    ("grpc.use_local_subchannel_pool", 1),
+    # The stream is idle for hours: ping all the same, and as often as Triton's own settings (deploy/server) permit.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 _DATATYPES = {
     np.dtype(np.bool_): "BOOL",
@@ -51,14 +64,22 @@ _DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
 class TritonClient:
     """Talks to one Triton server."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, *, keepalive_s: float = KEEPALIVE_S) -> None:
         """`url` is host:port of the gRPC service, `timeout_s` the patience for questions about health."""
-        self._url, self._timeout_s = url, timeout_s
+        self._url, self._timeout_s, self._keepalive_ms = url, timeout_s, int(keepalive_s * 1000)
         self._stream: _Stream | None = None
+        self._on_lost: Callable[[ServiceError], None] = lambda _: None
 
-    async def start(self) -> None:
+    async def start(self, on_lost: Callable[[ServiceError], None] | None = None) -> None:
         """Make the channel; connecting is left to the first call."""
-        self._channel = grpc.aio.insecure_channel(self._url, options=CHANNEL_OPTIONS)
+        self._on_lost = on_lost or self._on_lost
+        keepalive = (
+            ("grpc.keepalive_time_ms", self._keepalive_ms),
+            ("grpc.keepalive_timeout_ms", self._keepalive_ms),
+            # A ping of any kind waits for its answer for a minute otherwise.
+            ("grpc.http2.ping_timeout_ms", self._keepalive_ms),
+        )
+        self._channel = grpc.aio.insecure_channel(self._url, options=(*CHANNEL_OPTIONS, *keepalive))
         self._stub = services.GRPCInferenceServiceStub(self._channel)
 
     async def close(self) -> None:
@@ -68,21 +89,44 @@ class TritonClient:
         await self._channel.close()
 
     async def server(self) -> ServerInfo:
-        """Name and version, if the server and all of its models are ready."""
+        """Who it is and what it serves, if the server and all of its models are ready."""
         with self._mapped_errors():
             ready = await self._stub.ServerReady(messages.ServerReadyRequest(), timeout=self._timeout_s)
             if not ready.ready:
                 raise Unavailable(f"Triton at {self._url} is not ready")
             found = await self._stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=self._timeout_s)
-        return ServerInfo(name=found.name, version=found.version)
+            configs = [
+                (await self._stub.ModelConfig(messages.ModelConfigRequest(name=name), timeout=self._timeout_s)).config
+                for name in ASKED
+            ]
+        generator, *others = [{name: each.string_value for name, each in found.parameters.items()} for found in configs]
+        bundle = self._bundle(generator)
+        for name, parameters in zip(ASKED[1:], others, strict=True):
+            if self._bundle(parameters) != bundle:
+                raise Unavailable(
+                    f"Triton at {self._url} serves {GENERATOR} from the bundle {bundle} and {name} from "
+                    f"{self._bundle(parameters)}: build the model repository again (trident repository build)"
+                )
+        return ServerInfo(name=found.name, version=found.version, bundle=bundle, engine=_capacity(generator))
 
     async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a stateless model."""
         with self._mapped_errors():
             return _read(await self._stub.ModelInfer(_write(model, "", inputs)))
 
+    async def times(self, model: str) -> ModelTimes:
+        """What a stateless model has run, by Triton's statistics."""
+        with self._mapped_errors():
+            request = messages.ModelStatisticsRequest(name=model)
+            (found,) = (await self._stub.ModelStatistics(request, timeout=self._timeout_s)).model_stats
+        return ModelTimes(
+            runs=found.execution_count,
+            rows=found.inference_count,
+            seconds=found.inference_stats.compute_infer.ns * NANOSECOND,
+        )
+
     async def generate(self, batch: GenerationBatch) -> AsyncIterator[tuple[BatchNews, EngineStats]]:
-        """Updates until every row has finished."""
+        """News until every row has finished."""
         unfinished = len(batch.rows)
         async with self._open_stream().request(encode_batch(batch)) as answers:
             while unfinished:
@@ -103,8 +147,17 @@ class TritonClient:
     def _open_stream(self) -> _Stream:
         if self._stream is None or self._stream.broken is not None:
             with self._mapped_errors():
-                self._stream = _Stream(self._stub.ModelStreamInfer(), self._url)
+                self._stream = _Stream(self._stub.ModelStreamInfer(), self._url, self._on_lost)
         return self._stream
+
+    def _bundle(self, parameters: Mapping[str, str]) -> BundleIdentity:
+        try:
+            return BundleIdentity(name=parameters["bundle"], sha256=parameters["bundle_sha256"])
+        except KeyError:
+            raise Unavailable(
+                f"Triton at {self._url} does not say which bundle it serves: its model repository is of another "
+                "version; build it again (trident repository build)"
+            ) from None
 
     @contextmanager
     def _mapped_errors(self) -> Iterator[None]:
@@ -124,8 +177,8 @@ class TritonClient:
 class _Stream:
     """One bidirectional call, shared by many requests."""
 
-    def __init__(self, call: Any, url: str) -> None:
-        self._call, self._url = call, url
+    def __init__(self, call: Any, url: str, on_lost: Callable[[ServiceError], None]) -> None:
+        self._call, self._url, self._on_lost = call, url, on_lost
         self._ids = itertools.count(1)
         self._waiting: dict[str, _Answers] = {}
         self._outbox: asyncio.Queue[Any] = asyncio.Queue()
@@ -167,6 +220,7 @@ class _Stream:
             self._call.cancel()
             self.broken = reason
             self._writer.cancel()
+            self._on_lost(reason)
             for answers in self._waiting.values():
                 answers.queue.put_nowait(reason)
             self._waiting.clear()
@@ -206,6 +260,18 @@ class _Answers:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def _capacity(parameters: Mapping[str, str]) -> EngineCapacity:
+    """What a generator's configuration says that it takes."""
+    names = [each.name for each in fields(EngineCapacity)]
+    try:
+        return EngineCapacity(**{name: int(parameters[name]) for name in names})
+    except (KeyError, ValueError):
+        raise Unavailable(
+            f"the configuration of {GENERATOR} lacks one of {', '.join(names)}: build the model repository again "
+            "(trident repository build)"
+        ) from None
 
 
 def _mapped(error: grpc.aio.AioRpcError, url: str) -> Unavailable | InferenceFailed:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from deploy.triton.protocol import FinishReason, RowTimings, RowUpdate
 from service.batching.rows import RowTicket
-from service.tasks.parts import Parts, RequestTime
 from service.tasks.text import Detokenizer
+from service.tasks.toolkit import RequestTime, Toolkit
 
 Reason = Literal["stop", "length"]
 REASONS: dict[FinishReason, Reason] = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
@@ -62,9 +62,9 @@ class Piece:
 class TextAnswer:
     """Reads one row. Pieces hold whole code points, and nothing of a stop string."""
 
-    def __init__(self, ticket: RowTicket, parts: Parts, time: RequestTime, stops: Sequence[str] = ()) -> None:
-        self._ticket, self._parts, self._time = ticket, parts, time
-        self._detokenizer = Detokenizer(parts.codec.token_bytes, stops)
+    def __init__(self, ticket: RowTicket, tools: Toolkit, time: RequestTime, stops: Sequence[str] = ()) -> None:
+        self._ticket, self._tools, self._time = ticket, tools, time
+        self._detokenizer = Detokenizer(tools.codec.token_bytes, stops)
         self._tokens = 0
         self._first_s = 0.0
         self._last_s = 0.0
@@ -121,10 +121,10 @@ class TextAnswer:
 
     def _observe(self, new_tokens: int, *, first: bool) -> None:
         """Count tokens that have just come."""
-        metrics, now_s = self._parts.metrics, self._parts.clock.now_s()
+        metrics, now_s = self._tools.metrics, self._tools.clock.now_s()
         if first and not self._first_s:
             self._first_s = now_s
-            metrics.prompt_tokens.inc(self._ticket.row.source.cost)
+            metrics.prompt_tokens.inc(self._ticket.source.cost)
             metrics.time_to_first_token.observe(now_s - self._time.arrived_s)
         elif new_tokens:
             metrics.inter_token_latency.observe((now_s - self._last_s) / new_tokens)
@@ -132,7 +132,7 @@ class TextAnswer:
         metrics.generation_tokens.inc(new_tokens)
 
     def _end(self, finish_reason: Reason, engine: RowTimings | None) -> Ending:
-        metrics, now_s, pending = self._parts.metrics, self._parts.clock.now_s(), self._ticket.pending
+        metrics, now_s, pending = self._tools.metrics, self._tools.clock.now_s(), self._ticket.pending
         queue_s = pending.sent_s - pending.arrived_s
         if engine is None:
             prefill_s, decode_s = self._first_s - pending.sent_s, now_s - self._first_s
@@ -145,7 +145,7 @@ class TextAnswer:
             metrics.inter_token_latency.observe(decode_s / self._tokens)
         return Ending(
             finish_reason=finish_reason,
-            usage=Usage(prompt_tokens=self._ticket.row.source.cost, completion_tokens=self._tokens),
+            usage=Usage(prompt_tokens=self._ticket.source.cost, completion_tokens=self._tokens),
             timings=Timings(
                 queue_s=queue_s,
                 prefill_s=prefill_s,

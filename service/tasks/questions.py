@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deploy.triton.protocol import Source
 from service.errors import ContextLengthExceeded
-from service.tasks.parts import Parts, RequestTime
 from service.tasks.spans import SpanDistribution, Window, make_windows
 from service.tasks.tokens import Encoded
+from service.tasks.toolkit import RequestTime, Toolkit
 
 MAX_ANSWERS = 20
 SPANS_KEPT = 4 * MAX_ANSWERS
@@ -51,10 +52,10 @@ class Answers:
 class Questions:
     """Finds answers in contexts of any length."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._window_tokens = parts.limits.qa_window_tokens
-        self._task_token, self._separator = parts.codec.special["<qa>"], parts.codec.special["<sep>"]
+    def __init__(self, tools: Toolkit) -> None:
+        self._tools = tools
+        self._window_tokens = tools.limits.qa_window_tokens
+        self._task_token, self._separator = tools.codec.special["<qa>"], tools.codec.special["<sep>"]
 
     async def answer(
         self, question: str, context: str, time: RequestTime, *, top_k: int = 1, min_score: float = 0.0, param: str
@@ -64,11 +65,11 @@ class Questions:
         Raises ContextLengthExceeded for a question that leaves less than a quarter of a window to the context,
         Overloaded, Unavailable, DeadlineExceeded or InferenceFailed.
         """
-        question_ids = (await self._parts.codec.encode(question)).ids
+        question_ids = (await self._tools.codec.encode(question)).ids
         limit = self._window_tokens - 2 - self._window_tokens // 4
         if len(question_ids) > limit:
             raise ContextLengthExceeded(param, len(question_ids), limit, param=param, mend="shorten the question")
-        encoded = await self._parts.codec.encode(context)
+        encoded = await self._tools.codec.encode(context)
         head = np.concatenate([[self._task_token], question_ids, [self._separator]])
         windows = make_windows(len(encoded.ids), self._window_tokens - len(head))
         spans = self._distribution(windows)
@@ -76,7 +77,7 @@ class Questions:
         async with aclosing(self._scores(sources, time)) as scores:
             async for index, emissions_S3 in scores:
                 spans.add(index, emissions_S3[len(head) :])
-        self._parts.metrics.prompt_tokens.inc(sum(map(len, sources)))
+        self._tools.metrics.prompt_tokens.inc(sum(map(len, sources)))
         return best_answers(spans, encoded, context, top_k, min_score)
 
     def answer_from(self, emissions_S3: np.ndarray, encoded: Encoded, context: str) -> Answers:
@@ -88,8 +89,8 @@ class Questions:
     def _distribution(self, windows: Sequence[Window]) -> SpanDistribution:
         return SpanDistribution(
             windows=windows,
-            crf=self._parts.crf,
-            max_tokens=self._parts.limits.max_answer_tokens,
+            crf=self._tools.manifest.crf,
+            max_tokens=self._tools.limits.max_answer_tokens,
             count=SPANS_KEPT,
         )
 
@@ -103,7 +104,9 @@ class Questions:
                     yield done, await waiting[0]
                     waiting.popleft()
                     done += 1
-                waiting.append(self._parts.windows.submit(source, deadline_s=time.deadline_s, bounded=index == 0))
+                waiting.append(
+                    self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, bounded=index == 0)
+                )
             while waiting:
                 yield done, await waiting[0]
                 waiting.popleft()

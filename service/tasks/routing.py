@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.triton.protocol import RowUpdate, Sampling, Task
+from deploy.triton.protocol import RowUpdate, Sampling, Source, Task
 from service.batching.rows import RowTicket
 from service.errors import ContextLengthExceeded, InvalidInput
 from service.tasks.answers import Ending, TextAnswer
-from service.tasks.parts import Parts, RequestTime
 from service.tasks.questions import Answers, Questions
 from service.tasks.tokens import Encoded
+from service.tasks.toolkit import RequestTime, Toolkit
 from service.tasks.writing import (
     DEFAULT_NEW_TOKENS,
     NO_REPEAT_NGRAM,
@@ -57,10 +57,10 @@ class Routed:
 class Routing:
     """Answers whatever comes with the task that fits."""
 
-    def __init__(self, parts: Parts, generation: Writing, questions: Questions, summary: Writing) -> None:
-        self._parts, self._questions = parts, questions
+    def __init__(self, tools: Toolkit, generation: Writing, questions: Questions, summary: Writing) -> None:
+        self._tools, self._questions = tools, questions
         self._writing = {Task.GENERATION: generation, Task.SUMMARY: summary}
-        self._begin, self._separator = parts.codec.special["<s>"], parts.codec.special["<sep>"]
+        self._begin, self._separator = tools.codec.special["<s>"], tools.codec.special["<sep>"]
 
     async def infer(self, text: str, context: str | None, task: Task, time: RequestTime) -> Routed:
         """Answer an input with a task's defaults, or with the task that the router finds for it (Task.AUTO).
@@ -83,7 +83,7 @@ class Routing:
             sampling = summary_sampling(
                 max_new_tokens=DEFAULT_NEW_TOKENS,
                 min_new_tokens=SUMMARY_MIN_TOKENS,
-                num_beams=summary_beams(self._parts.max_beams, stream=False),
+                num_beams=summary_beams(self._tools.limits.max_beams, stream=False),
             )
         else:
             sampling = Sampling(max_new_tokens=DEFAULT_NEW_TOKENS, seed=random_seed())
@@ -92,20 +92,22 @@ class Routing:
         return WrittenText(*await answer.whole())
 
     async def _route(self, text: str, context: str | None, time: RequestTime) -> Routed:
-        text_ids = (await self._parts.codec.encode(text)).ids
-        encoded = await self._parts.codec.encode(context or "")
+        text_ids = (await self._tools.codec.encode(text)).ids
+        encoded = await self._tools.codec.encode(context or "")
         head = [[self._begin], text_ids] if context is None else [[self._begin], text_ids, [self._separator]]
         source = np.concatenate([*head, encoded.ids])
-        limit = self._parts.limits.max_source_tokens
+        limit = self._tools.limits.max_source_tokens
         if len(source) > limit:
             mend = "shorten it, or name the task: qa reads contexts of any length"
             raise ContextLengthExceeded("input, with its context,", len(source), limit, param="input", mend=mend)
-        ticket = self._parts.rows.submit(Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s)
+        ticket = self._tools.rows.submit(
+            Task.AUTO, Source(source), ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s
+        )
         update = await _only_update(ticket)
         assert update.route is not None, "an AUTO row is routed"
         route = dict(zip(ROUTED, update.route.tolist(), strict=True))
         if update.task is not Task.QA:
-            piece = TextAnswer(ticket, self._parts, time).read(update)
+            piece = TextAnswer(ticket, self._tools, time).read(update)
             assert piece.ending is not None, "a row that is not streamed comes whole"
             return Routed(task=update.task, route=route, result=WrittenText(piece.text, piece.ending))
         if context is None:
@@ -119,10 +121,10 @@ class Routing:
         self, update: RowUpdate, tokens: int, text: str, encoded: Encoded, context: str, time: RequestTime
     ) -> Answers:
         """From the pass that routed, if the model reads questions of that length; else window by window."""
-        if tokens > self._parts.limits.qa_window_tokens:
+        if tokens > self._tools.limits.qa_window_tokens:
             return await self._questions.answer(text, context, time, param="input")
         assert update.emissions is not None, "a row of the task qa carries tag scores"
-        self._parts.metrics.prompt_tokens.inc(tokens)
+        self._tools.metrics.prompt_tokens.inc(tokens)
         return self._questions.answer_from(update.emissions[tokens - len(encoded.ids) :], encoded, context)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deploy.triton.protocol import Sampling, Task
+from deploy.triton.protocol import Sampling, Source, Task
 from service.errors import ContextLengthExceeded, InvalidInput
 from service.tasks.answers import TextAnswer
-from service.tasks.parts import Parts, RequestTime, check_at_most
+from service.tasks.toolkit import RequestTime, Toolkit, check_at_most
 
 DEFAULT_NEW_TOKENS = 128
 SUMMARY_BEAMS = 4
@@ -43,9 +43,9 @@ def summary_sampling(*, max_new_tokens: int, min_new_tokens: int, num_beams: int
 class Writing:
     """One of the tasks that write."""
 
-    def __init__(self, task: Task, parts: Parts) -> None:
-        self.task, self._parts = task, parts
-        self._task_token = parts.codec.special[f"<{task.name.lower()}>"]
+    def __init__(self, task: Task, tools: Toolkit) -> None:
+        self.task, self._tools = task, tools
+        self._task_token = tools.codec.special[f"<{task.name.lower()}>"]
 
     async def start(
         self,
@@ -67,22 +67,24 @@ class Writing:
 
         Raises ContextLengthExceeded, InvalidInput, Overloaded or Unavailable.
         """
-        limits = self._parts.limits
+        limits = self._tools.limits
         check_at_most(limits.max_target_tokens, **{length_param: sampling.max_new_tokens})
-        check_at_most(self._parts.codec.vocabulary, top_k=sampling.top_k)
-        check_at_most(self._parts.max_beams, num_beams=sampling.num_beams)
+        check_at_most(self._tools.codec.vocabulary, top_k=sampling.top_k)
+        check_at_most(limits.max_beams, num_beams=sampling.num_beams)
         if sampling.min_new_tokens > sampling.max_new_tokens:
             raise InvalidInput(
                 f"{least_param} is {sampling.min_new_tokens} and {length_param} {sampling.max_new_tokens}: "
                 "ask for as many at most as at least",
                 param=least_param,
             )
-        ids = (await self._parts.codec.encode(text)).ids if isinstance(text, str) else np.array(text, np.int64)
+        ids = (await self._tools.codec.encode(text)).ids if isinstance(text, str) else np.array(text, np.int64)
         source = np.concatenate([[self._task_token], ids])
         if len(source) > limits.max_source_tokens:
             raise ContextLengthExceeded(
                 f"{param}, with its task's token,", len(source), limits.max_source_tokens, param=param
             )
         row_stream = stream or bool(stops)
-        ticket = self._parts.rows.submit(self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s)
-        return TextAnswer(ticket, self._parts, time, stops)
+        ticket = self._tools.rows.submit(
+            self.task, Source(source), sampling, stream=row_stream, deadline_s=time.deadline_s
+        )
+        return TextAnswer(ticket, self._tools, time, stops)

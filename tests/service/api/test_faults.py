@@ -34,7 +34,7 @@ async def test_an_unforeseen_error_is_a_500_that_tells_nothing(app, client, monk
     async def broken(*_: object, **__: object) -> None:
         raise KeyError(SECRET)
 
-    monkeypatch.setattr(app.state.gateway.generation, "start", broken)
+    monkeypatch.setattr(app.state.gateway.served.generation, "start", broken)
     response = await client.post("/v1/generate", json={"prompt": "a"}, headers={"X-Request-ID": "broken-1"})
     error = check_error(response, 500, "internal")
     assert error["request_id"] == "broken-1"

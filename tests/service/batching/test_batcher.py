@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from service.batching.batcher import LONGEST_RETRY_S, Batcher
 from service.batching.latency import TokenRate
+from service.batching.load import PlaceLoad
 from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket, make_policy
-from service.batching.queue import Pending, RequestQueue, State
+from service.batching.queue import Pending, RequestQueue, RunningBatch, State
 from service.errors import Overloaded, Unavailable
 from tests.service.batching.hand_clock import HandClock
+from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace
 
 FOR_EVER_S = 1e9
 
@@ -23,9 +25,18 @@ class Desk:
     """A batcher and what came out of it."""
 
     def __init__(
-        self, policy: Policy, *, rows: int = 4, tokens: int = 1000, slots: int = 8, queue_tokens: int = 10_000
+        self,
+        policy: Policy,
+        *,
+        rows: int = 4,
+        tokens: int = 1000,
+        slots: int = 8,
+        queue_tokens: int = 10_000,
+        places: Sequence[str] = ("only",),
     ) -> None:
         self.clock = HandClock()
+        self.places = [SteadyPlace(ScriptedClient(), name) for name in places]
+        self.sent_to: list[str] = []
         self.batches: list[list[str]] = []
         self.times_s: list[float] = []
         self.expired: list[str] = []
@@ -33,9 +44,8 @@ class Desk:
             queue=RequestQueue(queue_tokens),
             policy=policy,
             limits=BatchLimits(rows=rows, tokens=tokens),
-            slots=slots,
+            loads=[PlaceLoad(place=place, capacity=lambda _: slots, latency=TokenRate()) for place in self.places],
             clock=self.clock,
-            latency=TokenRate(seconds_per_token=1e-3),
             send=self._take,
         )
 
@@ -60,8 +70,9 @@ class Desk:
         self.batcher.submit(pending, bounded=bounded)
         return pending
 
-    def _take(self, batch: Sequence[Pending[str]]) -> None:
-        self.batches.append([pending.payload for pending in batch])
+    def _take(self, batch: RunningBatch[str]) -> None:
+        self.batches.append([pending.payload for pending in batch.requests])
+        self.sent_to.append(batch.place.name)
         self.times_s.append(self.clock.now_s())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -12,10 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.batching.batcher import Batcher
 from service.batching.latency import TokenRate
+from service.batching.load import PlaceLoad
 from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket
-from service.batching.queue import Pending, RequestQueue, State
+from service.batching.queue import Pending, RequestQueue, RunningBatch, State
 from service.errors import Overloaded
 from tests.service.batching.hand_clock import HandClock
+from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace
 
 LIMITS = BatchLimits(rows=4, tokens=600)
 SLOTS = 6
@@ -47,9 +48,8 @@ class Traffic(RuleBasedStateMachine):
             queue=RequestQueue(QUEUE_TOKENS),
             policy=self.policy,
             limits=LIMITS,
-            slots=SLOTS,
+            loads=[PlaceLoad(place=SteadyPlace(ScriptedClient()), capacity=lambda _: SLOTS, latency=TokenRate())],
             clock=self.clock,
-            latency=TokenRate(),
             send=self._take,
         )
         self.waiting: list[Pending[Traveller]] = []
@@ -141,8 +141,9 @@ class Traffic(RuleBasedStateMachine):
         self.waiting.append(pending)
         self.travellers.append(traveller)
 
-    def _take(self, batch: Sequence[Pending[Traveller]]) -> None:
+    def _take(self, running: RunningBatch[Traveller]) -> None:
         """`send`: every promise about a batch."""
+        batch = running.requests
         now_s, head = self.clock.now_s(), batch[0]
         line = (head.group, bucket(head.tokens))
         mates = [each for each in self.waiting if (each.group, bucket(each.tokens)) == line]

@@ -17,8 +17,9 @@ from service.batching.clock import LoopClock
 from service.batching.rows import RowLane, RowTicket
 from service.batching.windows import WindowLane
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
+from service.inference.fleet import Fleet
 from service.inference.local import LocalClient
-from tests.service.batching.scripted_client import Failures, batcher_maker, until
+from tests.service.batching.scripted_client import SteadyPlace, batcher_maker, until
 
 SETTINGS = EngineSettings(slots=6, threads=1, verify=False)
 LONG = Sampling(max_new_tokens=400, min_new_tokens=400, temperature=0.0)
@@ -28,19 +29,20 @@ class Scene:
     """Both lanes in front of one engine."""
 
     def __init__(self, client: LocalClient) -> None:
-        self.client, self.failures = client, Failures()
-        self.rows = RowLane(client, batcher_maker(LoopClock(), slots=8), self.failures)
-        self.windows = WindowLane(client, batcher_maker(LoopClock(), slots=8), self.failures)
+        self.client, self.place = client, SteadyPlace(client)
+        fleet = Fleet([self.place])
+        self.rows = RowLane(fleet, batcher_maker(LoopClock(), fleet, slots=8, ahead=1))
+        self.windows = WindowLane(fleet, batcher_maker(LoopClock(), fleet, slots=8, ahead=2))
 
     def submit(self, sampling: Sampling, *, after_s: float = 1e4, task: Task = Task.GENERATION, **fields) -> RowTicket:
-        source = fields.pop("source", np.array([5, 60, 70]))
+        source = Source(fields.pop("source", np.array([5, 60, 70])))
         deadline_s = asyncio.get_running_loop().time() + after_s
         return self.rows.submit(task, source, sampling, stream=fields.pop("stream", True), deadline_s=deadline_s)
 
     async def until_idle(self) -> None:
         for batcher in (self.rows.batcher, self.windows.batcher):
             await until(lambda batcher=batcher: not (batcher.running or batcher.queue), "the lane's rest")
-            assert (batcher._running_slots, batcher.queue.tokens) == (0, 0)
+            assert (batcher.loads[0].slots, batcher.queue.tokens) == (0, 0)
         stats = await self.client.stats()
         assert (stats.slots_used, stats.waiting_rows) == (0, 0)
 
@@ -99,7 +101,7 @@ async def test_a_cancelled_row_frees_its_slots_and_the_next_gets_in(scene: Scene
     late = scene.submit(Sampling(max_new_tokens=3, min_new_tokens=3))
     for ticket in tickets[:6]:
         await anext(ticket.updates())
-    assert (scene.rows.stats.slots_used, len(scene.rows.batcher.queue)) == (6, 1)
+    assert (scene.place.stats.slots_used, len(scene.rows.batcher.queue)) == (6, 1)
     for ticket in tickets:
         ticket.cancel()
     assert len(await tokens_of(late)) == 3
@@ -135,7 +137,7 @@ async def test_an_engine_that_dies_fails_its_rows(scene: Scene, monkeypatch: pyt
     for ticket in tickets:
         with pytest.raises(Unavailable, match="the decode loop has ended"):
             await tokens_of(ticket)
-    assert scene.failures.count >= 2, "those in flight, and those that came after"
+    assert scene.place.doubts >= 2, "those in flight, and those that came after"
     assert (scene.rows.batcher.running, len(scene.rows.batcher.queue)) == (0, 0)
 
 
@@ -169,14 +171,14 @@ async def test_traffic_of_which_a_third_leaves_midway_leaves_nothing_behind(scen
     assert {"left", FinishReason.LENGTH} <= set(outcomes)
     assert set(outcomes) <= {"left", FinishReason.LENGTH, FinishReason.STOP, DeadlineExceeded}
     await scene.until_idle()
-    assert scene.failures.count == 0
+    assert scene.place.doubts == 0
 
 
 async def test_windows_score_alike_alone_and_in_batches(scene: Scene) -> None:
     sources = [np.concatenate([[6], source_of(number)]) for number in range(9)]
     deadline_s = asyncio.get_running_loop().time() + 1e4
     together = await asyncio.gather(
-        *(scene.windows.submit(source, deadline_s=deadline_s, bounded=True) for source in sources)
+        *(scene.windows.submit(Source(source), deadline_s=deadline_s, bounded=True) for source in sources)
     )
     for source, scores in zip(sources, together, strict=True):
         inputs = {"input_ids": source[None], "lengths": np.array([[len(source)]], np.int32)}

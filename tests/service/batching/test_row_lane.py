@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from deploy.triton.protocol import FinishReason, Sampling, Task
+from deploy.triton.protocol import FinishReason, Sampling, Source, Task
 from service.batching.rows import RowLane, RowTicket
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
+from service.inference.fleet import Fleet
 from tests.service.batching.hand_clock import HandClock
-from tests.service.batching.scripted_client import STATS, Failures, Flight, ScriptedClient, batcher_maker, until
+from tests.service.batching.scripted_client import STATS, Flight, ScriptedClient, SteadyPlace, batcher_maker, until
 
 SLOTS = 4
 MODEL_ERRORS = [Unavailable("the stream broke"), InferenceFailed("the model refused")]
@@ -22,13 +23,15 @@ class Scene:
     """A lane, the models behind it and the clock before it."""
 
     def __init__(self) -> None:
-        self.client, self.clock, self.failures = ScriptedClient(), HandClock(), Failures()
-        self.lane = RowLane(self.client, batcher_maker(self.clock, slots=SLOTS), self.failures)
+        self.client, self.clock = ScriptedClient(), HandClock()
+        self.place = SteadyPlace(self.client)
+        fleet = Fleet([self.place])
+        self.lane = RowLane(fleet, batcher_maker(self.clock, fleet, slots=SLOTS))
 
     def submit(self, *, after_s: float = 1e6, beams: int = 1) -> RowTicket:
         return self.lane.submit(
             Task.GENERATION,
-            np.array([5, 60, 70]),
+            Source(np.array([5, 60, 70])),
             Sampling(max_new_tokens=8, num_beams=beams),
             stream=True,
             deadline_s=self.clock.now_s() + after_s,
@@ -41,7 +44,7 @@ class Scene:
 
     @property
     def taken_slots(self) -> int:
-        return self.lane.batcher._running_slots
+        return self.lane.batcher.loads[0].slots
 
     def is_idle(self) -> bool:
         batcher = self.lane.batcher
@@ -84,8 +87,8 @@ async def test_news_reach_the_row_that_they_are_about(scene: Scene) -> None:
     assert await outcome(tickets[0]) == ([1, 2], FinishReason.LENGTH)
     assert await outcome(tickets[1]) == ([7, 8, 9], FinishReason.STOP)
     await until(scene.is_idle, "the end of the batch")
-    assert scene.lane.stats == STATS
-    assert scene.failures.count == 0
+    assert scene.place.stats == STATS
+    assert scene.place.doubts == 0
 
 
 async def test_a_row_that_finishes_frees_its_slot_before_its_batch_does(scene: Scene) -> None:
@@ -99,18 +102,24 @@ async def test_a_row_that_finishes_frees_its_slot_before_its_batch_does(scene: S
     assert scene.taken_slots == SLOTS
 
 
-async def test_a_batch_s_slowest_prefill_teaches_the_latency_model(scene: Scene) -> None:
-    scene.submit()
-    scene.submit()
-    before = scene.lane.batcher.latency.predict_s(2, 3)
+async def test_every_prefill_teaches_the_latency_model_at_once(scene: Scene) -> None:
+    tickets = [scene.submit() for _ in range(3)]
+    latency = scene.lane.batcher.loads[0].latency
+    before = latency.predict_s(2, 3)
     flight = await scene.take_off()
-    scene.clock.turn(50)  # decoding, which the sources' tokens do not tell
-    flight.report(0, FinishReason.STOP, prefill_s=9)
-    flight.report(1, FinishReason.STOP, prefill_s=4)
-    flight.break_off()
-    await until(lambda: not scene.lane._tasks, "the end of the batch")
+    scene.clock.turn(50)  # on the way, which tells nothing
+    flight.prefilled(2, tokens=3, seconds=9)
     # A new observation weighs a tenth.
-    assert scene.lane.batcher.latency.predict_s(2, 3) == pytest.approx(0.9 * before + 0.9)
+    learnt = 0.9 * before + 0.9
+    await until(
+        lambda: latency.predict_s(2, 3) == pytest.approx(learnt), "the first lesson, long before the last token"
+    )
+    flight.prefilled(1, tokens=3, seconds=4.5)
+    await until(lambda: latency.predict_s(2, 3) == pytest.approx(0.9 * learnt + 0.9), "the second lesson")
+    for index in range(3):
+        flight.report(index, FinishReason.STOP, prefill_s=50)
+    await asyncio.gather(*(outcome(ticket) for ticket in tickets))
+    assert latency.predict_s(2, 3) == pytest.approx(0.9 * learnt + 0.9), "what rows say of themselves is no batch's"
 
 
 async def test_a_cancelled_row_that_waits_is_never_sent(scene: Scene) -> None:
@@ -229,7 +238,7 @@ async def test_a_failing_batch_fails_its_unfinished_rows_and_no_others(scene: Sc
     assert await outcome(tickets[0]) == ([1], FinishReason.STOP)
     assert await outcome(tickets[1]) == ([2], error)
     assert await outcome(tickets[2]) == ([], error)
-    assert scene.failures.count == 1
+    assert scene.place.doubts == 1
     assert scene.taken_slots == 1
     other_flight.report(0, FinishReason.STOP, (3,))
     assert await outcome(other) == ([3], FinishReason.STOP)

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from deploy.triton.protocol import Source
 from service.batching.windows import WindowLane
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
+from service.inference.fleet import Fleet
+from service.inference.protocol import ModelTimes
 from tests.service.batching.hand_clock import HandClock
-from tests.service.batching.scripted_client import Failures, ScriptedClient, batcher_maker, until
+from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace, batcher_maker, until
 
 SLOTS = 4
 
@@ -20,12 +23,14 @@ class Scene:
     """A lane, the model behind it and the clock before it."""
 
     def __init__(self) -> None:
-        self.client, self.clock, self.failures = ScriptedClient(), HandClock(), Failures()
-        self.lane = WindowLane(self.client, batcher_maker(self.clock, slots=SLOTS), self.failures)
+        self.client, self.clock = ScriptedClient(), HandClock()
+        self.place = SteadyPlace(self.client)
+        fleet = Fleet([self.place])
+        self.lane = WindowLane(fleet, batcher_maker(self.clock, fleet, slots=SLOTS))
 
     def submit(self, *ids: int, after_s: float = 1e6, bounded: bool = True) -> asyncio.Future[np.ndarray]:
         deadline_s = self.clock.now_s() + after_s
-        return self.lane.submit(np.array(ids or (6, 50, 4, 60)), deadline_s=deadline_s, bounded=bounded)
+        return self.lane.submit(Source(np.array(ids or (6, 50, 4, 60))), deadline_s=deadline_s, bounded=bounded)
 
     async def take_off(self) -> tuple[dict[str, np.ndarray], asyncio.Future]:
         """The next batch at the model: its inputs, and the outputs to come."""
@@ -34,7 +39,7 @@ class Scene:
 
     def is_idle(self) -> bool:
         batcher = self.lane.batcher
-        return (batcher.running, batcher._running_slots, len(batcher.queue), batcher.queue.tokens) == (0, 0, 0, 0)
+        return (batcher.running, batcher.loads[0].slots, len(batcher.queue), batcher.queue.tokens) == (0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -66,15 +71,34 @@ async def test_windows_are_padded_and_get_back_their_own_length(scene: Scene) ->
     await until(scene.is_idle, "the end of the batch")
 
 
-async def test_batches_teach_the_latency_model(scene: Scene) -> None:
+async def run_batch(scene: Scene, took: ModelTimes) -> None:
+    """One window there and back, after which the model's own account is `took`."""
     scene.submit()
-    before = scene.lane.batcher.latency.predict_s(1, 4)
     inputs, outputs = await scene.take_off()
-    scene.clock.turn(9)
+    scene.clock.turn(50)  # in a queue, or on the way, which tells nothing
+    scene.client.ran = took
     outputs.set_result(scores(inputs))
     await until(lambda: not scene.lane._tasks, "the end of the batch")
+
+
+async def test_the_models_own_times_teach_the_latency_model(scene: Scene) -> None:
+    latency = scene.lane.batcher.loads[0].latency
+    before = latency.predict_s(1, 4)
+    await run_batch(scene, ModelTimes(runs=7, rows=70, seconds=700.0))
+    assert latency.predict_s(1, 4) == before, "what ran before anybody looked is nobody's"
+    await run_batch(scene, ModelTimes(runs=8, rows=71, seconds=709.0))
     # A new observation weighs a tenth.
-    assert scene.lane.batcher.latency.predict_s(1, 4) == pytest.approx(0.9 * before + 0.9)
+    assert latency.predict_s(1, 4) == pytest.approx(0.9 * before + 0.9)
+
+
+async def test_what_others_ran_at_the_model_teaches_nothing(scene: Scene) -> None:
+    latency = scene.lane.batcher.loads[0].latency
+    before = latency.predict_s(1, 4)
+    await run_batch(scene, ModelTimes(runs=1, rows=1, seconds=1.0))
+    for took in (ModelTimes(runs=3, rows=2, seconds=9.0), ModelTimes(runs=4, rows=9, seconds=19.0),
+                 ModelTimes(runs=1, rows=1, seconds=1.0)):  # fmt: skip
+        await run_batch(scene, took)
+    assert latency.predict_s(1, 4) == before
 
 
 async def test_an_asker_that_leaves_takes_a_waiting_window_along(scene: Scene) -> None:
@@ -149,7 +173,7 @@ async def test_a_failing_batch_fails_its_windows_and_no_others(scene: Scene, err
     other_inputs, other_outputs = await scene.take_off()
     outputs.set_exception(error)
     assert await asyncio.gather(*failing, return_exceptions=True) == [error, error]
-    assert scene.failures.count == 1
+    assert scene.place.doubts == 1
     other_outputs.set_result(scores(other_inputs))
     assert (await other).shape == (4, 3)
 

@@ -30,6 +30,7 @@ from deploy.triton.wire import RequestKind, Tensors, decode_batch, decode_cancel
 from service.inference.triton import _read as read_tensors
 
 STATS = EngineStats(slots_used=3, slots_total=32, waiting_rows=1)
+BUNDLE = {"bundle": "scripted", "bundle_sha256": "5" * 64}
 DATATYPES = {
     np.dtype(np.int32): "INT32",
     np.dtype(np.int64): "INT64",
@@ -58,6 +59,18 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
     holding: asyncio.Event = field(default_factory=asyncio.Event)
     """A batch with a held row has arrived."""
 
+    parameters: dict[str, dict[str, str]] = field(
+        default_factory=lambda: {
+            "generator": {**BUNDLE, "slots": "32", "prefill_tokens": "2048", "max_source_tokens": "2048",
+                          "max_target_tokens": "512"},
+            "qa": dict(BUNDLE),
+        }
+    )  # fmt: skip
+    """Those in the models' configurations."""
+
+    ran: tuple[int, int, int] = (0, 0, 0)
+    """Executions, rows and nanoseconds of `qa`."""
+
     stream_error: grpc.StatusCode | None = None
     """What a stream ends with, at its next cancel request."""
 
@@ -71,6 +84,19 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         return messages.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        response = messages.ModelConfigResponse()
+        for name, value in self.parameters[request.name].items():
+            response.config.parameters[name].string_value = value
+        return response
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        executions, rows, nanoseconds = self.ran
+        response = messages.ModelStatisticsResponse()
+        found = response.model_stats.add(name=request.name, execution_count=executions, inference_count=rows)
+        found.inference_stats.compute_infer.ns = nanoseconds
+        return response
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Doubles `input_ids`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings
-from deploy.triton.manifest import BundleError
+from deploy.triton.manifest import BundleError, bundle_digest
 from deploy.triton.protocol import (
     BatchNews,
     EngineStats,
@@ -106,6 +107,42 @@ async def test_stateless_graphs_run_and_their_errors_are_told(client: LocalClien
     np.testing.assert_array_equal(again["emissions"], scores["emissions"])
 
 
+async def test_times_count_what_ran(client: LocalClient) -> None:
+    before = await client.times("qa")
+    await client.infer("qa", {name: np.repeat(each, 3, axis=0) for name, each in WINDOW.items()})
+    ran = await client.times("qa") - before
+    assert (ran.runs, ran.rows) == (1, 3)
+    assert ran.seconds > 0
+
+
+async def test_a_cancelled_inference_ends_when_its_run_has_ended(
+    client: LocalClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+    run = LocalClient._run
+
+    def slow(*arguments) -> dict[str, np.ndarray]:
+        begun.set()
+        may_end.wait(60)
+        try:
+            return run(*arguments)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(LocalClient, "_run", slow)
+    running = asyncio.create_task(client.infer("qa", WINDOW))
+    queued = asyncio.create_task(client.infer("qa", WINDOW))
+    await asyncio.to_thread(begun.wait, 60)
+    for each in (queued, running):
+        each.cancel()
+    done, _ = await asyncio.wait([running, queued], timeout=0.1)
+    assert done == {queued}, "one that has not begun leaves at once, one that runs when its thread is free"
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+
+
 async def test_a_batch_that_the_engine_refuses_fails_alone(client: LocalClient) -> None:
     bad = GenerationBatch(
         task=Task.GENERATION,
@@ -134,8 +171,11 @@ async def test_cancelling_knows_only_rows_in_flight(client: LocalClient) -> None
     assert (await collect(client, make_batch(1)))[1] == [FinishReason.LENGTH]
 
 
-async def test_it_names_what_answers(client: LocalClient) -> None:
-    assert (await client.server()).name == "onnxruntime (in process)"
+async def test_it_names_what_answers(client: LocalClient, nano_bundle: Path) -> None:
+    found = await client.server()
+    assert found.name == "onnxruntime (in process)"
+    assert found.bundle.sha256 == bundle_digest(nano_bundle)
+    assert found.engine.slots == SETTINGS.slots
 
 
 async def test_closing_ends_rows_and_refuses_whatever_comes_later(nano_bundle: Path) -> None:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deploy.triton.manifest import CrfScores, Limits
+from deploy.triton.manifest import Limits, Manifest
 from service.batching.clock import Clock
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
 from service.errors import InvalidInput
+from service.inference.fleet import Fleet
 from service.tasks.tokens import TextCodec
 from service.telemetry import Metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """The gateway below the tasks."""
+class Toolkit:
+    """The gateway below the tasks, as long as a bundle is served."""
 
     rows: RowLane
     windows: WindowLane
+    fleet: Fleet
     codec: TextCodec
-    limits: Limits
-    crf: CrfScores
-    max_beams: int
-    """The bundle's limit, or the engine's slots where they are fewer."""
-
+    manifest: Manifest
     clock: Clock
     metrics: Metrics
+
+    @property
+    def limits(self) -> Limits:
+        """The bundle's limits, or those of the engines where they are stricter."""
+        limits, engine = self.manifest.limits, self.fleet.capacity
+        if engine is None:
+            return limits
+        return replace(
+            limits,
+            max_source_tokens=min(limits.max_source_tokens, engine.max_source_tokens),
+            max_target_tokens=min(limits.max_target_tokens, engine.max_target_tokens),
+            max_beams=min(limits.max_beams, engine.slots),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

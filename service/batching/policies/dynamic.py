@@ -1,0 +1,33 @@
+"""Sends a batch when it is full or its oldest request has waited long enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from service.batching.policies.filling import candidates
+from service.batching.policies.policy import Decision, View
+from service.batching.queue import Pending
+from service.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """A bounded wait for company, as Triton's own dynamic batcher has it."""
+
+    max_delay_s: float
+
+    def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
+        """Everybody: the queue's bound is all there is."""
+        return None
+
+    def decide(self, view: View) -> Decision:
+        """The first batch that is ripe."""
+        look_again_s: float | None = None
+        for candidate in candidates(view):
+            ripe_s = candidate.requests[0].arrived_s + self.max_delay_s
+            if candidate.full or ripe_s <= view.now_s:
+                # What does not fit holds up those behind it, not the older ones that were not ripe yet.
+                return Decision(batch=candidate.requests) if candidate.fits else Decision(look_again_s=look_again_s)
+            look_again_s = ripe_s if look_again_s is None else min(look_again_s, ripe_s)
+        return Decision(look_again_s=look_again_s)

@@ -1,0 +1,73 @@
+"""What a policy sees and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from deploy.triton.protocol import EngineStats
+from service.batching.arrivals import Arrivals
+from service.batching.latency import LatencyModel
+from service.batching.queue import Pending, RequestQueue, RunningBatch
+from service.errors import ServiceError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchLimits:
+    """The largest batch."""
+
+    rows: int
+    tokens: int
+    """Padding included; a single longer request goes alone."""
+
+    least_filled: float = 0.5
+    """Requests share a batch only where each is at least about this share of the longest, the shortest aside."""
+
+    def of_at_most(self, tokens: int | None) -> BatchLimits:
+        """The same, for a place that takes no more tokens at once; None is no limit of its own."""
+        return self if tokens is None or tokens >= self.tokens else replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """What a policy decides on: the queue, and one place that could take the next batch."""
+
+    queue: RequestQueue[Any]
+    now_s: float
+    arrivals: Arrivals
+
+    free_slots: int
+    """What the place can take now."""
+
+    idle: bool
+    """Nothing runs there: a request that needs more slots than there are may go, alone."""
+
+    limits: BatchLimits
+    latency: LatencyModel
+    """Of batches at this place."""
+
+    running: Sequence[RunningBatch[Any]]
+    """Batches that were sent there and have not come back, the oldest first."""
+
+    occupancy: EngineStats
+    """The engine's own account, as of its last answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What to send now, or when to ask again."""
+
+    batch: tuple[Pending[Any], ...] = ()
+    look_again_s: float | None = None
+    """Without a batch: when to ask again although nothing has come or gone; None is never."""
+
+
+class Policy(Protocol):
+    """Asked at submission, and whenever requests come, leave, start or finish, and at the time it named."""
+
+    def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
+        """Whether a request may wait at all: None, or what it is refused with. `view` is of the emptiest place."""
+
+    def decide(self, view: View) -> Decision:
+        """The next batch for a place, if one should go now."""
