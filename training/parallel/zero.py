@@ -23,7 +23,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from training.config import Recipe
-from training.engine import WEIGHT, Engine
+from training.engine import WEIGHT, Engine, Schedule
 from training.optimizer import make_adamw, trained_parameters
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.stage import Stage
@@ -36,8 +36,10 @@ FIRST_SCALE_POWER = 16
 class ZeroEngine(Engine):
     """A stage in a DeepSpeed engine."""
 
-    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
-        super().__init__(stage, mesh, recipe, dtype, tied)
+    def __init__(
+        self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring, schedule: Schedule
+    ) -> None:
+        super().__init__(stage, mesh, recipe, dtype, tied, schedule)
         for name, parameter in self.parameters.items():
             parameter.model_parallel = self.counted[name]  # type: ignore[attr-defined]
         self.deepspeed = _initialize(stage, mesh, recipe, dtype)
