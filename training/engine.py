@@ -19,6 +19,7 @@ from model.network import HybridModel
 from training.config import Recipe
 from training.data.parts import Part, StepBatch
 from training.objectives.losses import NAMES
+from training.objectives.penalty import Penalty
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.stage import Stage
 from training.parallel.tensor import Cut, cuts_of, divided_parameters
@@ -44,6 +45,10 @@ class Engine(ABC):
     ) -> None:
         self.stage, self.mesh, self.recipe, self.dtype, self.tied = stage, mesh, recipe, dtype, tied
         self.schedule = schedule
+        self.penalties: list[Penalty] = []
+        """Added to the objective once a step."""
+        self.penalised: dict[str, Tensor] = {}
+        """This process' share of each in the last step."""
         weights = recipe.objectives.weights
         self.weights = torch.tensor([weights[name] for name in NAMES], device=mesh.device)
         self.parameters = {name: each for name, each in stage.network.named_parameters() if each.requires_grad}
@@ -60,7 +65,19 @@ class Engine(ABC):
         """Gradients of a batch's weighted loss; returns this process' share of each loss, [O]."""
         losses = self.schedule(self, batch)
         self.add_up_gradients()
+        self.penalised = {each.name: self._penalise(each) for each in self.penalties}
         return losses
+
+    def _penalise(self, penalty: Penalty) -> Tensor:
+        """Add a penalty's gradients; returns its value on the parameters that this process speaks for."""
+        value = torch.zeros((), device=self.mesh.device)
+        for name in self.parameters:
+            weight = self.weight(name).detach().requires_grad_()
+            found = penalty(name, weight)
+            if found is not None:
+                self.add_to_gradient(name, torch.autograd.grad(found, weight)[0] * self.loss_scale)
+                value += found.detach() * self.counted[name]
+        return value
 
     def weigh(self, losses: Tensor) -> Tensor:
         """The sum that is minimised, of losses [O]."""
@@ -74,7 +91,8 @@ class Engine(ABC):
         """Losses of the whole batch by name, from every process' share; all processes call it."""
         found = add_up(losses.clone(), self.mesh.losses)
         names = dict(zip(NAMES, found.tolist(), strict=True))
-        return {"loss": float(self.weigh(found)), **names}
+        penalties = {name: float(add_up(value.clone(), self.mesh.model)) for name, value in self.penalised.items()}
+        return {"loss": float(self.weigh(found)) + sum(penalties.values()), **names, **penalties}
 
     def seed_dropout(self, step: int, number: int) -> None:
         """Dropout is a function of the step, the part of the batch and the stage: it survives a kill, and recomputing.
@@ -108,6 +126,14 @@ class Engine(ABC):
     @abstractmethod
     def add_up_gradients(self) -> None:
         """Over processes, after the last part, when no process waits for another's states."""
+
+    @abstractmethod
+    def weight(self, name: str) -> Tensor:
+        """A parameter in fp32, whole over the data-parallel processes; all of those call it together."""
+
+    @abstractmethod
+    def add_to_gradient(self, name: str, addend: Tensor) -> None:
+        """After `add_up_gradients`, the same on all processes that repeat or divide a parameter."""
 
     @abstractmethod
     def step(self, factor: float) -> Tensor:

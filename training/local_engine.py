@@ -34,6 +34,13 @@ class LocalEngine(Engine):
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         self.scaler.scale(loss).backward()
 
+    def weight(self, name: str) -> Tensor:
+        return self.parameters[name]
+
+    def add_to_gradient(self, name: str, addend: Tensor) -> None:
+        parameter = self.parameters[name]
+        parameter.grad = addend if parameter.grad is None else parameter.grad.add_(addend)
+
     def step(self, factor: float) -> Tensor:
         return self.optimizers.step(factor)
 

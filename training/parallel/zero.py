@@ -62,6 +62,17 @@ class ZeroEngine(Engine):
         self.optimizer.clear_backward_seen_flag()
         self.deepspeed.backward(loss, scale_wrt_gas=False)
 
+    def weight(self, name: str) -> Tensor:
+        return _get(self.parameters[name])
+
+    def add_to_gradient(self, name: str, addend: Tensor) -> None:
+        parameter: Any = self.parameters[name]
+        if self.recipe.parallel.zero == 3:
+            own = parameter._z3_optimizer.get_local_fp32_grad_for_param(parameter)
+            parameter._z3_optimizer.set_local_grad_for_param(own + _share(parameter, addend).to(own.device), parameter)
+        else:
+            parameter.set_full_hp_grad(parameter.get_full_hp_grad() + addend)
+
     def step(self, factor: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.optimizer.learning_rate * factor
@@ -229,9 +240,14 @@ def _set(parameter: Any, value: Tensor, entry: str | None) -> None:
     if not hasattr(parameter, "ds_id"):
         parameter.set_full_hp_param(value, entry)
         return
-    optimizer, own = parameter._z3_optimizer, parameter.ds_tensor.numel()
-    begin = optimizer._get_param_partition_rank(parameter) * own
-    share = torch.zeros(own)
-    found = value.flatten()[begin : begin + own]
+    parameter._z3_optimizer.set_local_hp_param(_share(parameter, value), parameter, entry)
+
+
+def _share(parameter: Any, whole: Tensor) -> Tensor:
+    """What this process has under ZeRO-3 of a whole value of a parameter."""
+    own = parameter.ds_tensor.numel()
+    begin = parameter._z3_optimizer._get_param_partition_rank(parameter) * own
+    share = torch.zeros(own, device=whole.device)
+    found = whole.flatten()[begin : begin + own]
     share[: len(found)] = found  # the last share is padded
-    optimizer.set_local_hp_param(share, parameter, entry)
+    return share
