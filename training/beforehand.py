@@ -11,12 +11,15 @@ from pathlib import Path
 from model.configuration import HybridConfig
 from model.tokenizer import TOKENIZER_FILES, load_tokenizer
 from training.config import Recipe
+from training.data.shards import read_all_info
+from training.digests import file_digest
 
 
 def check_recipe(recipe: Recipe, config: HybridConfig) -> None:
-    """Raises ValueError where a recipe does not fit its network, its tokenizer or its output folder."""
+    """Raises ValueError where a recipe does not fit its network, tokenizer, data or output folder."""
     check_lengths(recipe, config)
     check_tokenizer(recipe.data.tokenizer)
+    check_vocabulary(recipe, config)
     check_output(recipe)
 
 
@@ -39,6 +42,28 @@ def check_tokenizer(folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if not (folder / name).is_file():
             raise ValueError(f"data.tokenizer: {folder} holds no {name}; make one with: trident data tokenizer")
+
+
+def check_vocabulary(recipe: Recipe, config: HybridConfig) -> None:
+    """Raises ValueError where tokenizer and network have vocabularies of different sizes, or the prepared data were
+    made with another tokenizer: their numbers would mean other tokens, and the run learn nothing of use."""
+    folder, root = recipe.data.tokenizer, recipe.data.folder
+    tokens = load_tokenizer(folder).get_vocab_size()
+    if tokens != config.vocab_size:
+        raise ValueError(
+            f"data.tokenizer: {folder} has {tokens:,} tokens, the network's vocab_size is {config.vocab_size:,}: "
+            f"set model.overrides = {{ vocab_size = {tokens} }}, or choose the tokenizer that the network is for"
+        )
+    wanted = file_digest(folder / TOKENIZER_FILES[0])
+    again = f"run trident data prepare again with --tokenizer {folder}"
+    for info in read_all_info(root):
+        if not info.tokenizer:
+            raise ValueError(f"{root}: shard {info.name} does not say which tokenizer made it; {again}")
+        if info.tokenizer != wanted:
+            raise ValueError(
+                f"{root}: shard {info.name} was made with a tokenizer of SHA-256 {info.tokenizer}, but data.tokenizer "
+                f"{folder} has {wanted}: name the tokenizer that the data were made with, or {again}"
+            )
 
 
 def check_output(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from training.config import ObjectivesSection, OptimizerSection
 from training.data.batches import Batch
 from training.kernels import choose_kernels, compile_layers, join_recurrences, refusing_to_fall_back
 from training.memory import checkpoint_layers
-from training.objectives import compute_losses
+from training.objectives.losses import compute_losses
 from training.optimizer import Optimizers
 from training.planning.flops import training_flops
 from training.planning.hardware import peak_flops

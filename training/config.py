@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,11 @@ class ObjectivesSection:
     router_weight: float = 0.1
 
     @property
-    def weights(self) -> tuple[float, float, float, float, float]:
-        """In the order of `Losses`."""
-        return (
-            self.masked_weight,
-            self.continuation_weight,
-            self.qa_weight,
-            self.summary_weight,
-            self.router_weight,
-        )
+    def weights(self) -> dict[str, float]:
+        """By the names of the objectives."""
+        suffix = "_weight"
+        names = (each.name for each in fields(self) if each.name.endswith(suffix))
+        return {name.removesuffix(suffix): getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         for name in ("mask_fraction", "unmasked_rows", "short_prompts", "task_token_dropout"):

@@ -3,36 +3,27 @@
     forward_backward(batch)   losses of this process' parts, gradients added up over them
     step(factor)              gradients added up over processes, clipped, and a new set of weights
 
-`LocalEngine` holds whole parameters and steps them itself: on one device, or repeated on several. ZeRO's engine, which
-divides them, is `training/parallel/zero.py`.
+The one that holds whole parameters is `training/local_engine.py`; ZeRO's, which divides them,
+`training/parallel/zero.py`; `training/make_engine.py` chooses.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from model.configuration import HybridConfig
 from model.network import HybridModel
-from training.chain import split_evenly
 from training.config import Recipe
 from training.data.parts import Part, StepBatch
-from training.kernels import join_recurrences
-from training.memory import checkpoint_layers
-from training.objectives import Losses
-from training.optimizer import Optimizers, gradient_norms
+from training.objectives.losses import NAMES
+from training.objectives.penalty import Penalty
 from training.parallel.mesh import Mesh, Ring, add_up
-from training.parallel.pipeline import one_forward_one_backward
-from training.parallel.sequence import apply_sequence_parallel
-from training.parallel.stage import Stage, costs_of, units_of
-from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of, divided_parameters
+from training.parallel.stage import Stage
+from training.parallel.tensor import Cut, cuts_of, divided_parameters
 
-LOWER_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WHOLE_WEIGHTS = 3
-"""ZeRO's stages below this one keep them on every process."""
 WEIGHT = "weight"
 """The entry of a parameter's state that is the parameter itself."""
 
@@ -46,11 +37,20 @@ class Engine(ABC):
         recipe: the run's.
         dtype: of matrix products; the weights are kept in fp32 besides.
         tied: the stages that repeat the embedding.
+        schedule: in which order the parts of a step go forward and backward.
     """
 
-    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
+    def __init__(
+        self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring, schedule: Schedule
+    ) -> None:
         self.stage, self.mesh, self.recipe, self.dtype, self.tied = stage, mesh, recipe, dtype, tied
-        self.weights = torch.tensor(recipe.objectives.weights, device=mesh.device)
+        self.schedule = schedule
+        self.penalties: list[Penalty] = []
+        """Added to the objective once a step."""
+        self.penalised: dict[str, Tensor] = {}
+        """This process' share of each in the last step."""
+        weights = recipe.objectives.weights
+        self.weights = torch.tensor([weights[name] for name in NAMES], device=mesh.device)
         self.parameters = {name: each for name, each in stage.network.named_parameters() if each.requires_grad}
         self.all_cuts: dict[str, Cut] = whole_cuts(stage) if mesh.tensor.size > 1 else {}
         self.cuts = {name: cut for name, cut in self.all_cuts.items() if name in self.parameters}
@@ -62,23 +62,25 @@ class Engine(ABC):
         """Whether this process speaks for a parameter, among those that hold one copy of the model."""
 
     def forward_backward(self, batch: StepBatch) -> Tensor:
-        """Gradients of a batch's weighted loss; returns this process' share of each loss, [5]."""
-        losses = one_forward_one_backward(self, batch) if self.mesh.pipeline.size > 1 else self._one_by_one(batch)
+        """Gradients of a batch's weighted loss; returns this process' share of each loss, [O]."""
+        losses = self.schedule(self, batch)
         self.add_up_gradients()
+        self.penalised = {each.name: self._penalise(each) for each in self.penalties}
         return losses
 
-    def _one_by_one(self, batch: StepBatch) -> Tensor:
-        """All parts, forward and backward."""
-        losses = torch.zeros(5, device=self.mesh.device)
-        for number, part in enumerate(batch.parts):
-            self.seed_dropout(batch.step, number)
-            (found,) = self.run(part)
-            losses += found.detach()
-            self.backward(self.objective(found), is_last=number == len(batch.parts) - 1)
-        return losses
+    def _penalise(self, penalty: Penalty) -> Tensor:
+        """Add a penalty's gradients; returns its value on the parameters that this process speaks for."""
+        value = torch.zeros((), device=self.mesh.device)
+        for name in self.parameters:
+            weight = self.weight(name).detach().requires_grad_()
+            found = penalty(name, weight)
+            if found is not None:
+                self.add_to_gradient(name, torch.autograd.grad(found, weight)[0] * self.loss_scale)
+                value += found.detach() * self.counted[name]
+        return value
 
     def weigh(self, losses: Tensor) -> Tensor:
-        """The sum that is minimised, of losses [5]."""
+        """The sum that is minimised, of losses [O]."""
         return (self.weights * losses).sum()
 
     def objective(self, losses: Tensor) -> Tensor:
@@ -88,8 +90,9 @@ class Engine(ABC):
     def total(self, losses: Tensor) -> dict[str, float]:
         """Losses of the whole batch by name, from every process' share; all processes call it."""
         found = add_up(losses.clone(), self.mesh.losses)
-        names = dict(zip(Losses._fields, found.tolist(), strict=True))
-        return {"loss": float(self.weigh(found)), **names}
+        names = dict(zip(NAMES, found.tolist(), strict=True))
+        penalties = {name: float(add_up(value.clone(), self.mesh.model)) for name, value in self.penalised.items()}
+        return {"loss": float(self.weigh(found)) + sum(penalties.values()), **names, **penalties}
 
     def seed_dropout(self, step: int, number: int) -> None:
         """Dropout is a function of the step, the part of the batch and the stage: it survives a kill, and recomputing.
@@ -107,7 +110,7 @@ class Engine(ABC):
         return False
 
     def run(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
-        """Losses [5], then what the next stage needs."""
+        """Losses [O], then what the next stage needs."""
         device = self.mesh.device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             return self.forward(part, *received)
@@ -123,6 +126,14 @@ class Engine(ABC):
     @abstractmethod
     def add_up_gradients(self) -> None:
         """Over processes, after the last part, when no process waits for another's states."""
+
+    @abstractmethod
+    def weight(self, name: str) -> Tensor:
+        """A parameter in fp32, whole over the data-parallel processes; all of those call it together."""
+
+    @abstractmethod
+    def add_to_gradient(self, name: str, addend: Tensor) -> None:
+        """After `add_up_gradients`, the same on all processes that repeat or divide a parameter."""
 
     @abstractmethod
     def step(self, factor: float) -> Tensor:
@@ -149,117 +160,22 @@ class Engine(ABC):
         return name == "embedding.weight" and self.mesh.pipeline.rank > 0
 
 
-class LocalEngine(Engine):
-    """Whole parameters and their optimizer on every data-parallel process."""
-
-    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
-        super().__init__(stage, mesh, recipe, dtype, tied)
-        self.scaler = make_scaler(mesh, enabled=dtype == torch.float16)
-        fused = mesh.device.type == "cuda"
-        self.optimizers = Optimizers(
-            stage.network, recipe.optimizer, fused=fused, scaler=self.scaler, norm=self._global_norm
-        )
-
-    def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(part, *received)
-
-    def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        self.scaler.scale(loss).backward()
-
-    def step(self, factor: float) -> Tensor:
-        return self.optimizers.step(factor)
-
-    @property
-    def loss_scale(self) -> float:
-        return self.scaler.get_scale()
-
-    def states(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        kept = self.optimizers.kept()
-        for name, parameter in self.parameters.items():
-            yield name, {WEIGHT: parameter.detach(), **kept.get(parameter, {})}
-
-    def restore(self, states: Mapping[str, dict[str, Tensor]], loss_scale: float) -> None:
-        kept: dict[Tensor, dict[str, Tensor]] = {}
-        for name, parameter in self.parameters.items():
-            state = dict(states[name])
-            parameter.data.copy_(state.pop(WEIGHT))
-            kept[parameter] = state
-        self.optimizers.restore(kept)
-        if self.scaler.is_enabled():
-            self.scaler.update(loss_scale)
-
-    def add_up_gradients(self) -> None:
-        """Over data-parallel processes in one flat buffer, and the embedding's over the stages that repeat it."""
-        gradients = [each.grad for each in self.parameters.values() if each.grad is not None]
-        if self.mesh.zero.size > 1:
-            flat = torch.cat([each.flatten() for each in gradients])
-            add_up(flat, self.mesh.zero)
-            torch._foreach_copy_(
-                gradients,
-                [
-                    part.view_as(each)
-                    for part, each in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)
-                ],
-            )
-        if self.tied.size > 1:
-            embedding = self.parameters["embedding.weight"].grad
-            assert embedding is not None
-            add_up(embedding, self.tied)
-
-    def _global_norm(self) -> Tensor:
-        """Of the whole model's gradient."""
-        gradients = [
-            each.grad for name, each in self.parameters.items() if self.counted[name] and each.grad is not None
-        ]
-        squares = gradient_norms(gradients).square().sum()
-        return add_up(squares, self.mesh.model).sqrt()
+Schedule = Callable[[Engine, StepBatch], Tensor]
+"""All parts of a step, forward and backward: returns this process' losses, [O]."""
 
 
-def make_scaler(mesh: Mesh, *, enabled: bool) -> torch.amp.GradScaler:
-    """Loss scaling for fp16; all processes of one copy of the model skip the same steps."""
-    if mesh.model.group is None:
-        return torch.amp.GradScaler(mesh.device.type, enabled=enabled)
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
-
-    return ShardedGradScaler(mesh.device.type, process_group=mesh.model.group, enabled=enabled)
+def one_by_one(engine: Engine, batch: StepBatch) -> Tensor:
+    """The `Schedule` of a process that has all stages: each part forward, then backward."""
+    losses = torch.zeros(len(NAMES), device=engine.mesh.device)
+    for number, part in enumerate(batch.parts):
+        engine.seed_dropout(batch.step, number)
+        (found,) = engine.run(part)
+        losses += found.detach()
+        engine.backward(engine.objective(found), is_last=number == len(batch.parts) - 1)
+    return losses
 
 
 def whole_cuts(stage: Stage) -> dict[str, Cut]:
     """How the whole network's parameters are divided, by name."""
     with torch.device("meta"):
         return cuts_of(HybridModel(stage.network.config))
-
-
-def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Of matrix products. CPUs keep to fp32, whatever the recipe says: lower precisions are slower there."""
-    return LOWER_PRECISIONS.get(precision, torch.float32) if device.type == "cuda" else torch.float32
-
-
-def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
-    """The recipe's network, or this process' part of it, with its optimizer.
-
-    Every process draws the whole network from the recipe's seed and keeps its part, so all layouts begin alike.
-    """
-    config = HybridConfig.from_preset(recipe.model.preset, **recipe.model.overrides)
-    torch.manual_seed(recipe.run.seed)
-    units = units_of(config)
-    ranges = split_evenly(costs_of(recipe, config), mesh.layout.pipeline)
-    stage = Stage(HybridModel(config), [units[index] for index in ranges[mesh.pipeline.rank]])
-    apply_tensor_parallel(stage.network, mesh.tensor)
-    if mesh.sequence.size > 1:
-        stage.sequence = apply_sequence_parallel(stage.network, mesh.sequence.group)
-        stage.sequence.calls_layers = recipe.memory.activation_checkpointing
-    stage.to(mesh.device).train()
-    if recipe.memory.activation_checkpointing:
-        checkpoint_layers(stage.network)
-    elif mesh.sequence.size == 1 and recipe.parallel.zero < WHOLE_WEIGHTS:
-        join_recurrences(stage.network, mesh.device)
-    tied = Ring()
-    if mesh.pipeline.size > 1:
-        with_embedding = [number for number, own in enumerate(ranges) if any(units[i].tokens_pass for i in own)]
-        tied = mesh.subset_of_pipeline(with_embedding)
-    if recipe.parallel.zero and (mesh.layout.world_size > 1 or recipe.memory.offload_optimizer):
-        from training.parallel.zero import ZeroEngine
-
-        return ZeroEngine(stage, mesh, recipe, dtype, tied)
-    return LocalEngine(stage, mesh, recipe, dtype, tied)

@@ -27,9 +27,9 @@ from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
 from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
-from training.engine import make_engine, pick_dtype
 from training.interruption import InterruptedRun, Interruption, leave_group
 from training.kernels import choose_kernels, compile_layers, refusing_to_fall_back
+from training.make_engine import make_engine, pick_dtype
 from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.runlog import RunLog

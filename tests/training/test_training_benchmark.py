@@ -16,7 +16,7 @@ from training.benchmark import Workload, made_up_batch, measure
 from training.config import ObjectivesSection
 from training.kernels import compile_layers
 from training.memory import checkpoint_layers
-from training.objectives import compute_losses
+from training.objectives.losses import compute_losses
 
 SMALL = Workload(preset="nano", rows=3, source_tokens=40, target_tokens=16, steps=2, warmup_steps=1)
 
@@ -74,7 +74,7 @@ def test_checkpointed_layers_give_the_same_loss_and_gradients_and_keep_less() ->
 
         torch.manual_seed(1)  # of the dropout, which a second forward pass must draw again
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = torch.stack(list(compute_losses(network.train(), batch)))
+            losses = compute_losses(network.train(), batch).stacked()
         losses.sum().backward()
         gradients = {name: each.grad for name, each in network.named_parameters() if each.grad is not None}
         found.append((losses.detach(), gradients, sum(kept.values())))

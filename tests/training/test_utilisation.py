@@ -10,8 +10,9 @@ import torch
 
 from model.configuration import HybridConfig
 from tests.training.planning.real_runs import made_batch
-from training.data.parts import Part, StepBatch, count_targets, slice_of_source, split
+from training.data.parts import Part, StepBatch, slice_of_source, split
 from training.layout import Layout
+from training.objectives.losses import count_targets
 from training.parallel.mesh import Mesh, Ring
 from training.planning.flops import training_flops
 from training.planning.hardware import peak_flops

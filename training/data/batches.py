@@ -93,6 +93,7 @@ class Batches(Dataset[Batch]):
         self.recipe, self.batch, self.objectives = recipe, recipe.batch, recipe.objectives
         root, seed = recipe.data.folder, recipe.data.seed
         text = read_shards(root, TEXT)
+        self.vocabulary = text[0].info.vocabulary
         self.text = TextWindows(text, self.batch.source_tokens - 1 + self.batch.target_tokens, seed)
         self.long_text = (
             TextWindows(text, recipe.long.source_tokens - 1 + recipe.long.target_tokens, seed + 1)
@@ -186,7 +187,7 @@ class Batches(Dataset[Batch]):
                 places = np.sort(chance.permutation(length)[:count])
                 masked[row, :count] = places + 1
                 labels[row, :count] = source[places]
-                source[places] = _noise(source[places], chance)
+                source[places] = _noise(source[places], self.vocabulary, chance)
             route = ROUTE_GENERATION if length <= SHORT_PROMPT else IGNORE
             rows.add(source, GENERATION, route, drop=self.drops_task_token(chance))
         return torch.from_numpy(masked), torch.from_numpy(labels), targets
@@ -251,10 +252,10 @@ def _until_end(target: np.ndarray) -> np.ndarray:
     return target[: ends[0] + 1] if len(ends) else target
 
 
-def _noise(tokens: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """BERT's corruption: 80 % masked, 10 % replaced by a random token, 10 % left."""
+def _noise(tokens: np.ndarray, vocabulary: int, chance: np.random.Generator) -> np.ndarray:
+    """BERT's corruption: 80 % masked, 10 % replaced by a random token of the vocabulary, 10 % left."""
     draw = chance.random(len(tokens))
-    random = chance.integers(len(SPECIAL_TOKENS), 32_000, len(tokens))
+    random = chance.integers(len(SPECIAL_TOKENS), vocabulary, len(tokens))
     return np.where(draw < 0.8, MASK, np.where(draw < 0.9, random, tokens))
 
 

@@ -7,7 +7,6 @@ and the parts' losses and gradients simply add up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -15,16 +14,8 @@ from torch.nn import functional
 from model.cross_entropy import IGNORE
 from model.tokenizer import PAD, QA, SUMMARY
 from training.data.batches import Batch
-
-
-class Targets(NamedTuple):
-    """Targets of each objective in a whole batch, at least 1."""
-
-    masked: int
-    continuation: int
-    qa: int
-    summary: int
-    router: int
+from training.objectives.losses import count_targets
+from training.objectives.objective import Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +37,6 @@ class StepBatch:
     parts: list[Part]
     tokens: int
     """Source and target tokens of the whole batch, padding not counted."""
-
-
-def count_targets(batch: Batch) -> Targets:
-    """Of a batch on the CPU."""
-    labels = (batch.masked_labels_PM, batch.continuation_GT, batch.summary_UT, batch.route_B)
-    masked, continuation, summary, router = (max(1, int((each != IGNORE).sum())) for each in labels)
-    return Targets(masked, continuation, max(1, len(batch.answer_Q2)), summary, router)
 
 
 def split(batch: Batch, data_rank: int, data_size: int, micro_batches: int, *, all_heads: bool) -> list[Part]:

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from model.tokenizer import load_tokenizer
+from model.tokenizer import TOKENIZER_FILES, load_tokenizer
 from training.beforehand import claimed
 from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files, find_source
 from training.data.development import keep_squad_articles, write_documents, write_pairs
@@ -49,6 +49,7 @@ from training.data.readers import (
 )
 from training.data.shards import (
     INSTRUCTION,
+    MOST_TOKENS,
     PAIR_ROW,
     QA,
     QA_ROW,
@@ -87,10 +88,15 @@ class PrepareSettings:
     held_out_texts: tuple[str, ...] = ()
 
     @property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of the tokenizer's file."""
+        return file_digest(self.tokenizer / TOKENIZER_FILES[0])
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what shards depend on beside their file: tokenizer, window, and what is held out."""
         parts = (str(self.qa_window), *sorted(self.held_out_questions), *self.held_out_texts)
-        tokens = (self.tokenizer / "tokenizer.json").read_bytes()
+        tokens = (self.tokenizer / TOKENIZER_FILES[0]).read_bytes()
         return hashlib.sha256(tokens + "\n".join(parts).encode()).hexdigest()
 
 
@@ -98,9 +104,14 @@ def prepare(root: Path, output: Path, tokenizer: Path, *, workers: int, qa_windo
     """Make the shards of every corpus file under `root`, and what is known of all shards in `output`.
 
     SQuAD must be under `root`, or prepared before: its held-out articles decide what else is left out.
-    Raises ValueError where it is neither, or where another process prepares into `output`.
+    Raises ValueError where it is neither, for a tokenizer of more tokens than shards can number, or where another
+    process prepares into `output`.
     """
-    load_tokenizer(tokenizer)
+    vocabulary = load_tokenizer(tokenizer).get_vocab_size()
+    if vocabulary > MOST_TOKENS:
+        raise ValueError(
+            f"{tokenizer} has {vocabulary:,} tokens, and shards number {MOST_TOKENS:,}: train a smaller one"
+        )
     files = find_files(root)
     with claimed(output, "preparing data", "--output"):
         _prepare_files(files, PrepareSettings(output=output, tokenizer=tokenizer, qa_window=qa_window), workers)
@@ -174,7 +185,7 @@ def _is_done(folder: Path, sha256: str, settings: PrepareSettings) -> bool:
     if not (folder / "shard.json").is_file():
         return False
     info = read_info(folder)
-    return (info.sha256, info.settings) == (sha256, settings.digest)
+    return (info.sha256, info.settings, info.tokenizer) == (sha256, settings.digest, settings.tokenizer_digest)
 
 
 def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
@@ -185,19 +196,19 @@ def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokeniz
     split = [d for d in every if not (splits and is_held_out(d.document))]
     overlap = OverlapFilter(settings.held_out_texts)
     documents = [d for d in split if not overlap.overlaps(d.text)]
-    dropped = len(split) - len(documents)
+    counts = {"documents": len(documents), "dropped": len(split) - len(documents)}
     if file.source.mines_tasks:
         write_documents(settings.output / "dev" / f"{file.source.name}.{file.name}.jsonl", kept_out)
         questions, leads = mine(documents, chinese=file.source.name.endswith("_zh"))
         qa = ShardBuilder(QA_ROW)
         encode_questions(tokenizer, questions, qa, settings.qa_window)
-        save(qa, file, settings, QA, "cloze_" + file.name, sha256, documents=len(documents), dropped=dropped)
+        save(qa, file, settings, tokenizer, QA, "cloze_" + file.name, sha256, **counts)
         pairs = ShardBuilder(PAIR_ROW)
         encode_pairs(tokenizer, leads, pairs)
-        save(pairs, file, settings, SUMMARY, "lead_" + file.name, sha256, documents=len(documents), dropped=dropped)
+        save(pairs, file, settings, tokenizer, SUMMARY, "lead_" + file.name, sha256, **counts)
     tokens = list(encode_documents(tokenizer, (document.text for document in documents)))
     builder = ShardBuilder(PAIR_ROW, tokens=tokens, size=sum(map(len, tokens)))
-    save(builder, file, settings, TEXT, file.name, sha256, documents=len(documents), dropped=dropped)
+    save(builder, file, settings, tokenizer, TEXT, file.name, sha256, **counts)
 
 
 def mine(documents: Iterable[Document], *, chinese: bool) -> tuple[list[Question], list[Pair]]:
@@ -238,7 +249,7 @@ def prepare_questions(file: SourceFile, settings: PrepareSettings, tokenizer: To
     builder = ShardBuilder(QA_ROW)
     encode_questions(tokenizer, kept, builder, settings.qa_window)
     documents, dropped = len({question.document for question in kept}), list(clean.values()).count(False)
-    save(builder, file, settings, QA, file.name, sha256, documents=documents, dropped=dropped)
+    save(builder, file, settings, tokenizer, QA, file.name, sha256, documents=documents, dropped=dropped)
 
 
 def with_wrong_context(questions: list[Question]) -> Iterator[Question]:
@@ -272,13 +283,15 @@ def prepare_pairs(file: SourceFile, settings: PrepareSettings, tokenizer: Tokeni
     builder = ShardBuilder(PAIR_ROW)
     encode_pairs(tokenizer, kept, builder)
     kind = SUMMARY if file.source.use is Use.SUMMARY else INSTRUCTION
-    save(builder, file, settings, kind, file.name, sha256, documents=len(kept), dropped=len(split) - len(kept))
+    counts = {"documents": len(kept), "dropped": len(split) - len(kept)}
+    save(builder, file, settings, tokenizer, kind, file.name, sha256, **counts)
 
 
 def save(
     builder: ShardBuilder,
     file: SourceFile,
     settings: PrepareSettings,
+    tokenizer: Tokenizer,
     kind: str,
     name: str,
     sha256: str,
@@ -294,6 +307,8 @@ def save(
         licence=file.source.licence,
         file=file.path.name,
         sha256=sha256,
+        tokenizer=settings.tokenizer_digest,
+        vocabulary=tokenizer.get_vocab_size(),
         settings=settings.digest,
         tokens=builder.size,
         rows=len(rows),

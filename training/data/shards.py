@@ -23,6 +23,8 @@ from training.digests import file_digest
 
 TEXT, QA, SUMMARY, INSTRUCTION = "text", "qa", "summary", "instruction"
 UNFINISHED = ".unfinished"
+MOST_TOKENS = 1 << 16
+"""Of a vocabulary whose ids are uint16."""
 ARRAYS = ("tokens.npy", "rows.npy")
 MEND = "delete the folder and run trident data prepare again"
 
@@ -54,6 +56,10 @@ class ShardInfo:
     """Documents read; those held out are not counted."""
     dropped: int
     """Documents dropped for sharing 13 words in a row with a held-out paragraph."""
+    tokenizer: str = ""
+    """SHA-256 of the tokenizer.json that made its tokens; empty in shards made before it was written."""
+    vocabulary: int = 0
+    """Tokens of that tokenizer."""
     settings: str = ""
     """Digest of the tokenizer, the window and the held-out questions it was made with."""
     digests: dict[str, str] = field(default_factory=dict)

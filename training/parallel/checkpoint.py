@@ -66,6 +66,8 @@ class Manifest:
     cuts: dict[str, list[int]]
     """Dimension and blocks of every divided parameter."""
     shards: list[Shard]
+    tokenizer: str = ""
+    """SHA-256 of the tokenizer.json whose tokens the network learns; empty in checkpoints of before it was written."""
 
     def write(self, path: Path) -> None:
         """As JSON."""

@@ -11,17 +11,16 @@ holds as many micro-batches as there are stages behind it, however many there ar
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from training.data.parts import Part, StepBatch
+from training.engine import Engine
+from training.objectives.losses import NAMES
 from training.parallel.mesh import Ring
-
-if TYPE_CHECKING:
-    from training.engine import Engine
 
 
 class _Passed(NamedTuple):
@@ -34,7 +33,7 @@ class _Passed(NamedTuple):
 
 
 def one_forward_one_backward(engine: Engine, batch: StepBatch) -> Tensor:
-    """All parts of a step through this process' stage, forward and backward; returns its losses [5]."""
+    """All parts of a step through this process' stage, forward and backward; returns its losses [O]."""
     schedule = _Schedule(engine, batch)
     ring, count = engine.mesh.pipeline, len(batch.parts)
     ahead = min(count, ring.size - 1 - ring.rank)
@@ -56,7 +55,7 @@ class _Schedule:
         self.engine, self.batch = engine, batch
         self.neighbours = Neighbours(engine.mesh.pipeline, engine.mesh.backward, engine.mesh.device)
         self.is_last_stage = engine.mesh.pipeline.rank == engine.mesh.pipeline.size - 1
-        self.losses = torch.zeros(5, device=engine.mesh.device)
+        self.losses = torch.zeros(len(NAMES), device=engine.mesh.device)
         self.passed: deque[_Passed] = deque()
 
     def forward(self, number: int) -> None:

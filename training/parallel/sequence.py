@@ -31,8 +31,8 @@ from model.encoder import EncoderLayer
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
 from training.data.batches import Batch
-from training.data.parts import Targets
-from training.objectives import Losses
+from training.objectives.losses import Losses
+from training.objectives.objective import Targets
 from training.parallel.halo import Halo
 from training.parallel.link import Link, Steps, run, together
 from training.parallel.sequence_heads import SplitHeads, local_lengths

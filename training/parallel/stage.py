@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from model.configuration import HybridConfig
 from model.generative import Decoder
-from model.losses import mixture_loss, shift_right, states_loss
+from model.losses import shift_right
 from model.network import HybridModel
 from training.config import Recipe
 from training.data.batches import Batch
 from training.data.parts import Part
-from training.objectives import compute_losses, encoder_losses, rows_of
+from training.objectives.losses import NAMES, Losses, compute_losses, losses_at
+from training.objectives.objective import MEMORY, SUMMED, UNITS, WRITTEN, Read, rows_of
 from training.parallel.sequence import SequenceParallel
 
 RECURRENCE_WEIGHT = 4.0
@@ -43,10 +44,11 @@ class Unit:
     @property
     def tokens_pass(self) -> bool:
         """Whether it reads or writes tokens, and needs the embedding."""
-        return self.kind in ("source", "memory", "written", "summed") or (self.kind in DECODERS and self.index == 0)
+        return self.kind in ("source", *UNITS) or (self.kind in DECODERS and self.index == 0)
 
 
 DECODERS = ("generative", "pointer")
+DECODER_OF = {WRITTEN: "generative", SUMMED: "pointer"}
 MEMORY_PARTS = ("encoder.norm", "hybrid", "router", "lm_head", "extractive")
 SUMMED_PARTS = ("pointer.norm", "pointer.copy_query", "pointer.copy_key", "pointer.gate")
 
@@ -56,11 +58,11 @@ def units_of(config: HybridConfig) -> list[Unit]:
     return [
         Unit("source"),
         *(Unit("encoder", index) for index in range(config.encoder_layers)),
-        Unit("memory"),
+        Unit(MEMORY),
         *(Unit("generative", index) for index in range(config.decoder_layers)),
-        Unit("written"),
+        Unit(WRITTEN),
         *(Unit("pointer", index) for index in range(config.pointer_layers)),
-        Unit("summed"),
+        Unit(SUMMED),
     ]
 
 
@@ -70,9 +72,9 @@ def owned_parts(unit: Unit) -> tuple[str, ...]:
     own: tuple[str, ...] = {
         "source": ("encoder.positions",),
         "encoder": (f"encoder.layers.{unit.index}",),
-        "memory": MEMORY_PARTS,
-        "written": ("generative.norm",),
-        "summed": SUMMED_PARTS,
+        MEMORY: MEMORY_PARTS,
+        WRITTEN: ("generative.norm",),
+        SUMMED: SUMMED_PARTS,
     }.get(unit.kind, (f"{unit.kind}.layers.{unit.index}",))
     if unit.kind in DECODERS and unit.index == 0:
         own += (f"{unit.kind}.positions",)
@@ -94,11 +96,11 @@ def costs_of(recipe: Recipe, config: HybridConfig) -> list[float]:
     costs = {
         "source": float(read * width),
         "encoder": attention + read * 2 * width * config.encoder_ffn,
-        "memory": config.hybrid_units * (attention + recurrence)
+        MEMORY: config.hybrid_units * (attention + recurrence)
         + masked * vocabulary
         + 4 / 3 * recurrence * sizes.qa_rows / rows,
-        "written": float(tokens["generative"] * vocabulary),
-        "summed": float(tokens["pointer"] * (vocabulary + 2 * source * width)),
+        WRITTEN: float(tokens["generative"] * vocabulary),
+        SUMMED: float(tokens["pointer"] * (vocabulary + 2 * source * width)),
     }
     for kind in DECODERS:
         costs[kind] = (
@@ -136,16 +138,15 @@ class Stage(nn.Module):
         self.network = network
 
     def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
-        """Losses [5] of the objectives that stand on this stage, 0 for the others, then what the next stage needs."""
+        """Losses [O] of the objectives that stand on this stage, 0 for the others, then what the next stage needs."""
         if self.is_whole and self.sequence:
-            losses = torch.stack(list(self.sequence.losses(part.batch, part.targets)))
-            return (losses / self.sequence.link.size,)
+            return (self.sequence.losses(part.batch, part.targets).stacked() / self.sequence.link.size,)
         if self.is_whole:
-            return (torch.stack(list(compute_losses(self.network, part.batch, part.targets))),)
+            return (compute_losses(self.network, part.batch, part.targets).stacked(),)
         states = _States(self, part, received)
         for unit in self.units:
             states.run(unit)
-        losses = torch.stack(states.losses)
+        losses = states.losses.stacked()
         if self.sequence:
             # All processes that share a row have its whole losses, and what processes have is added up.
             losses = losses / self.sequence.link.size
@@ -169,11 +170,11 @@ class Stage(nn.Module):
         return {
             "source": [],
             "encoder": [source],
-            "memory": [source],
+            MEMORY: [source],
             "generative": [source, written] if unit.index else [source],
-            "written": [source, written],
+            WRITTEN: [source, written],
             "pointer": [source, summed] if unit.index else [source],
-            "summed": [source, summed],
+            SUMMED: [source, summed],
         }[unit.kind]
 
     def _decoded(self, labels_BT: Tensor) -> tuple[int, ...]:
@@ -193,10 +194,10 @@ class _States:
         self.places = self.network.source_places(self.batch.lengths_B, self.batch.source_BS.shape[1])
         self.sources: dict[str, tuple[Tensor, Tensor | None]] = {}
         """What each decoder reads: memories of whole rows, and their mask."""
-        self.losses: list[Tensor] = [torch.zeros((), device=self.batch.source_BS.device)] * 5
+        self.losses = Losses(dict.fromkeys(NAMES, torch.zeros((), device=self.batch.source_BS.device)))
         self.hidden: Tensor | None = None
         self.memory_BSD: Tensor | None = None
-        if first.kind in ("encoder", "memory"):
+        if first.kind in ("encoder", MEMORY):
             (self.hidden,) = received
         elif received:
             self.memory_BSD, *state = received
@@ -204,7 +205,7 @@ class _States:
 
     def travelling(self, last: Unit) -> tuple[Tensor, ...]:
         """What the next stage needs behind a unit."""
-        if last.kind == "summed":
+        if last.kind == SUMMED:
             return ()
         return tuple(each for each in (self.memory_BSD, self.hidden) if each is not None)
 
@@ -215,13 +216,11 @@ class _States:
             self.hidden = network.encoder.begin(network.embedding(batch.source_BS), batch.lengths_B)
         elif unit.kind == "encoder":
             self.hidden = network.encoder.layers[unit.index](self.hidden, self.places)
-        elif unit.kind == "memory":
+        elif unit.kind == MEMORY:
             assert self.hidden is not None
             self.memory_BSD = network.hybrid(network.encoder.norm(self.hidden), batch.lengths_B, self.places)
             self.hidden = None
-            self.losses[0], self.losses[2], self.losses[4] = encoder_losses(
-                network, self.memory_BSD, batch, self.part.targets
-            )
+            self._add_losses(unit)
         elif unit.kind in DECODERS:
             self._decode(unit)
         else:
@@ -247,29 +246,20 @@ class _States:
         return self.memory_BSD[rows], mask[rows] if mask is not None else None
 
     def _finish(self, unit: Unit) -> None:
-        """A decoder's norm and loss."""
+        """A decoder's norm, and the losses that read its states."""
         assert self.hidden is not None
-        assert self.memory_BSD is not None
-        network, batch, targets = self.network, self.batch, self.part.targets
-        if unit.kind == "written":
-            states = self._all_rows(network.generative.norm(self.hidden), len(batch.continuation_GT))
-            self.losses[1] = states_loss(network, states, batch.continuation_GT, targets=targets.continuation)
-        else:
-            states = self._all_rows(network.pointer.norm(self.hidden), len(batch.summary_UT))
-            rows = rows_of(batch).summed
-            self.losses[3] = mixture_loss(
-                network,
-                states,
-                self.memory_BSD[rows],
-                batch.lengths_B[rows],
-                batch.source_BS[rows],
-                batch.summary_UT,
-                targets=targets.summary,
-            )
+        kind = DECODER_OF[unit.kind]
+        states = self.network.decoder(kind).norm(self.hidden)
+        if self.sequence:
+            states = self.sequence.all_rows(states, len(self._read_by(kind)[1]))
         self.hidden = None
+        self._add_losses(unit, states)
 
-    def _all_rows(self, states: Tensor, rows: int) -> Tensor:
-        return self.sequence.all_rows(states, rows) if self.sequence else states
+    def _add_losses(self, unit: Unit, states: Tensor | None = None) -> None:
+        """Those of the objectives that stand on a unit."""
+        assert self.memory_BSD is not None
+        read = Read(self.network, self.batch, self.memory_BSD, states)
+        self.losses.update(losses_at(unit.kind, read, self.part.targets))
 
     def _read_by(self, kind: str) -> tuple[slice, Tensor]:
         rows = rows_of(self.batch)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from training.config import Recipe
-from training.engine import WEIGHT, Engine
+from training.engine import WEIGHT, Engine, Schedule
 from training.optimizer import make_adamw, trained_parameters
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.stage import Stage
@@ -36,8 +36,10 @@ FIRST_SCALE_POWER = 16
 class ZeroEngine(Engine):
     """A stage in a DeepSpeed engine."""
 
-    def __init__(self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring) -> None:
-        super().__init__(stage, mesh, recipe, dtype, tied)
+    def __init__(
+        self, stage: Stage, mesh: Mesh, recipe: Recipe, dtype: torch.dtype, tied: Ring, schedule: Schedule
+    ) -> None:
+        super().__init__(stage, mesh, recipe, dtype, tied, schedule)
         for name, parameter in self.parameters.items():
             parameter.model_parallel = self.counted[name]  # type: ignore[attr-defined]
         self.deepspeed = _initialize(stage, mesh, recipe, dtype)
@@ -59,6 +61,17 @@ class ZeroEngine(Engine):
         self.deepspeed.set_gradient_accumulation_boundary(is_last)
         self.optimizer.clear_backward_seen_flag()
         self.deepspeed.backward(loss, scale_wrt_gas=False)
+
+    def weight(self, name: str) -> Tensor:
+        return _get(self.parameters[name])
+
+    def add_to_gradient(self, name: str, addend: Tensor) -> None:
+        parameter: Any = self.parameters[name]
+        if self.recipe.parallel.zero == 3:
+            own = parameter._z3_optimizer.get_local_fp32_grad_for_param(parameter)
+            parameter._z3_optimizer.set_local_grad_for_param(own + _share(parameter, addend).to(own.device), parameter)
+        else:
+            parameter.set_full_hp_grad(parameter.get_full_hp_grad() + addend)
 
     def step(self, factor: float) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -227,9 +240,14 @@ def _set(parameter: Any, value: Tensor, entry: str | None) -> None:
     if not hasattr(parameter, "ds_id"):
         parameter.set_full_hp_param(value, entry)
         return
-    optimizer, own = parameter._z3_optimizer, parameter.ds_tensor.numel()
-    begin = optimizer._get_param_partition_rank(parameter) * own
-    share = torch.zeros(own)
-    found = value.flatten()[begin : begin + own]
+    parameter._z3_optimizer.set_local_hp_param(_share(parameter, value), parameter, entry)
+
+
+def _share(parameter: Any, whole: Tensor) -> Tensor:
+    """What this process has under ZeRO-3 of a whole value of a parameter."""
+    own = parameter.ds_tensor.numel()
+    begin = parameter._z3_optimizer._get_param_partition_rank(parameter) * own
+    share = torch.zeros(own, device=whole.device)
+    found = whole.flatten()[begin : begin + own]
     share[: len(found)] = found  # the last share is padded
-    optimizer.set_local_hp_param(share, parameter, entry)
+    return share

@@ -32,6 +32,7 @@ from training.data.prepare import PrepareSettings, prepare, prepare_file, with_h
 from training.data.readers import read_questions, read_records
 from training.data.shards import Shard, read_all_info, read_shard, read_shards
 from training.data.splits import OverlapFilter
+from training.digests import file_digest
 
 ROOT = Path(__file__).resolve().parents[3]
 PLANTED_FROM = {"wiki_en_00", "books_en_00", "squad_subset_part", "alpaca_en_zh_00"}
@@ -244,3 +245,17 @@ def test_a_back_translation_of_a_held_out_document_is_left_out(
     assert texts["augmented_a"] == [f"made of {OPEN_TITLE}"]
     assert texts["own_text_a"] == [record["text"] for record in records]
     assert not list((output / "dev").glob("augmented*"))
+
+
+def test_a_tokenizer_of_more_tokens_than_shards_can_number_is_refused(
+    corpora: Path, trained_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.prepare.MOST_TOKENS", 31_999)
+    with pytest.raises(ValueError, match=r"has 32,000 tokens, and shards number 31,999: train a smaller one"):
+        prepare(corpora, tmp_path / "data", trained_tokenizer, workers=1)
+    assert not (tmp_path / "data").exists()
+
+
+def test_every_shard_says_which_tokenizer_made_it(prepared: Path, trained_tokenizer: Path) -> None:
+    digest = file_digest(trained_tokenizer / "tokenizer.json")
+    assert {(info.tokenizer, info.vocabulary) for info in read_all_info(prepared)} == {(digest, 32_000)}

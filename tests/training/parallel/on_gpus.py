@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-import training.engine
+import training.make_engine
 import training.train
 from model.tokenizer import save_tokenizer, train_tokenizer
 from tests.training.parallel.conftest import STEPS, write
@@ -73,7 +73,7 @@ def about(device: str) -> dict[str, object]:
 
 def train_exactly(recipe: Path) -> None:
     """One process of a run."""
-    training.engine.join_recurrences = lambda network, device: None
+    training.make_engine.join_recurrences = lambda network, device: None
     training.train.choose_kernels = lambda: torch.set_float32_matmul_precision("highest")
     training.train.train(load_recipe(recipe))
 

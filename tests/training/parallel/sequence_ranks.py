@@ -18,7 +18,7 @@ from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from training.config import ObjectivesSection
 from training.data.batches import Batch
-from training.objectives import compute_losses
+from training.objectives.losses import compute_losses
 from training.parallel.halo import Halo
 from training.parallel.link import Link, Work
 from training.parallel.sequence import SequenceParallel, apply_sequence_parallel
@@ -107,7 +107,7 @@ def trained(model: HybridModel, batches: list[Batch], split: SequenceParallel | 
         if split:
             average_gradients(model)
         optimizer.step()
-        history.append([float(loss.detach()) for loss in (*losses, total)])
+        history.append([float(loss.detach()) for loss in (*losses.values(), total)])
     return history
 
 

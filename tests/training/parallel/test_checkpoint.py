@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.tokenizer import save_tokenizer, train_tokenizer
 from tests.training.parallel.conftest import STEPS, WriteRecipe
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.config import load_recipe
-from training.engine import Engine, make_engine
+from training.digests import file_digest
+from training.engine import Engine
+from training.make_engine import make_engine
 from training.parallel.checkpoint import Checkpoint
 from training.parallel.mesh import Mesh
 from training.train import train
@@ -92,6 +95,14 @@ def test_the_older_checkpoint_is_there_to_go_back_to(write_recipe: WriteRecipe, 
 
 def test_another_optimizers_checkpoint_is_refused(write_recipe: WriteRecipe, run: Path) -> None:
     refused(write_recipe, run, r"optimizer\.kind = 'adamw', the recipe has 'muon'", optimizer="muon")
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(engine: Engine, run: Path, tmp_path: Path) -> None:
+    save_tokenizer(train_tokenizer(["of other words altogether"]), tmp_path / "other")
+    before = file_digest(engine.recipe.data.tokenizer / "tokenizer.json")
+    engine.recipe.data.tokenizer = tmp_path / "other"
+    with pytest.raises(ValueError, match=rf"data\.tokenizer = '{before}', the recipe has"):
+        load_checkpoint(run, engine)
 
 
 def test_another_networks_checkpoint_is_refused(write_recipe: WriteRecipe, run: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.training.parallel import sequence_ranks as ranks
 from training.config import ObjectivesSection, Recipe
 from training.data.batches import Batch, Batches
-from training.objectives import compute_losses
+from training.objectives.losses import compute_losses
 from training.parallel.link import Link, run, together
 from training.parallel.sequence import apply_sequence_parallel
 

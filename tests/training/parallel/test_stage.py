@@ -15,7 +15,7 @@ from training.chain import split_evenly
 from training.config import Recipe
 from training.data.batches import Batches
 from training.data.parts import split
-from training.objectives import compute_losses
+from training.objectives.losses import compute_losses
 from training.parallel.stage import Stage, costs_of, owned_parts, units_of
 
 NANO = HybridConfig.from_preset("nano", dropout=0.0)
@@ -60,7 +60,7 @@ def test_a_chain_of_two_stages_is_the_network(even_recipe: Recipe, cut: int, ste
     """Losses, and the gradient of what the stages share, wherever the line is cut."""
     (part,) = split(Batches(even_recipe)[step], 0, 1, 1, all_heads=True)
     whole = network()
-    expected = torch.stack(list(compute_losses(whole, part.batch, part.targets)))
+    expected = compute_losses(whole, part.batch, part.targets).stacked()
     expected.sum().backward()
 
     units = units_of(NANO)

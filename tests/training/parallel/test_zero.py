@@ -13,8 +13,9 @@ from torch import multiprocessing
 from tests.training.parallel.conftest import WriteRecipe
 from tests.training.parallel.launching import ROOT, largest_difference, launch
 from training.config import Recipe, load_recipe
-from training.engine import Engine, make_engine
+from training.engine import Engine
 from training.layout import Layout
+from training.make_engine import make_engine
 from training.parallel.mesh import Mesh, make_mesh
 from training.parallel.zero import deepspeed_config
 from training.train import load_batches

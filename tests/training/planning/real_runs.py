@@ -26,8 +26,9 @@ from training.chain import split_evenly
 from training.config import Recipe, parse_recipe
 from training.data.batches import Batch
 from training.data.parts import StepBatch, slice_of_source, split
-from training.engine import Engine, make_engine
+from training.engine import Engine
 from training.layout import Layout
+from training.make_engine import make_engine
 from training.parallel.mesh import Mesh, make_mesh
 from training.parallel.stage import Unit, costs_of, units_of
 from training.planning.blocks import Block, build_blocks

@@ -1,0 +1,1 @@
+"""What a step minimises: one file an objective, and what is added to their losses."""
