@@ -20,7 +20,9 @@ def split_evenly(costs: Sequence[float], parts: int) -> list[range]:
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if len(_fill(costs, parts, middle)) <= parts else (middle, high)
-    return [range(begin, end) for begin, end in pairwise([0, *_share(costs, parts, high)])]
+    # What the search ended near, without its rounding: a limit that some parts just meet.
+    limit = max(sum(costs[begin:end]) for begin, end in pairwise([0, *_fill(costs, parts, high)]))
+    return [range(begin, end) for begin, end in pairwise([0, *_share(costs, parts, limit)])]
 
 
 def _share(costs: Sequence[float], parts: int, limit: float) -> list[int]:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.parallel.launching import kill, launch, metrics_of, start
+from tests.forks import Forks
+from tests.training.parallel.launching import kill, launch, metrics_of, start, start_torchrun
 from training.parallel.checkpoint import Checkpoint
 
 STEPS = 30
@@ -22,11 +23,11 @@ DEADLINE_S = 120
 SAVED = "{}: step {} is saved, the same command goes on from there"
 
 
-def signalled(
-    recipe: Path, processes: int, step: int, send: Callable[[subprocess.Popen[str]], None]
-) -> tuple[int, str]:
-    """Start a run, signal it once a step is logged, and wait for its end: its status and what it printed."""
-    process = start(recipe, processes)
+Started = subprocess.Popen[str] | Forks
+
+
+def signalled(process: Started, recipe: Path, step: int, send: Callable[[Started], None]) -> tuple[int | None, str]:
+    """Signal a run once a step is logged, and wait for its end: its status and what it printed."""
     path, deadline_s = recipe.parent / "run/metrics.jsonl", time.monotonic() + DEADLINE_S
     try:
         while not path.is_file() or f'"step": {step},' not in path.read_text():
@@ -56,7 +57,7 @@ def test_a_signalled_run_saves_its_step_and_goes_on_from_it(
 ) -> None:
     with_workers(recipe_file, workers)
     run = tmp_path / "run"
-    status, told = signalled(recipe_file, 1, 7, lambda process: process.send_signal(number))
+    status, told = signalled(start(recipe_file, 1), recipe_file, 7, lambda process: process.send_signal(number))
     assert status == 128 + number, told[-4_000:]
     step = saved_step(run)
     assert 7 <= step < STEPS
@@ -73,7 +74,9 @@ def test_a_signalled_run_saves_its_step_and_goes_on_from_it(
 
 def test_processes_that_build_batches_outlast_a_signal_to_the_whole_group(recipe_file: Path, tmp_path: Path) -> None:
     with_workers(recipe_file, 2)
-    status, told = signalled(recipe_file, 1, 4, lambda process: os.killpg(process.pid, signal.SIGINT))
+    status, told = signalled(
+        start(recipe_file, 1), recipe_file, 4, lambda process: os.killpg(process.pid, signal.SIGINT)
+    )
     assert status == 128 + signal.SIGINT, told[-4_000:]
     assert told.splitlines()[-1] == SAVED.format("SIGINT", saved_step(tmp_path / "run"))
 
@@ -81,12 +84,12 @@ def test_processes_that_build_batches_outlast_a_signal_to_the_whole_group(recipe
 def test_a_run_that_fails_takes_the_processes_that_build_batches_with_it(recipe_file: Path) -> None:
     building: list[psutil.Process] = []
 
-    def lose_one(process: subprocess.Popen[str]) -> None:
+    def lose_one(process: Started) -> None:
         building.extend(psutil.Process(process.pid).children())
         building[0].kill()
 
     with_workers(recipe_file, 2)
-    status, told = signalled(recipe_file, 1, 4, lose_one)
+    status, told = signalled(start(recipe_file, 1), recipe_file, 4, lose_one)
     assert status == 1
     assert "is killed by signal: Killed" in told
     assert len(building) >= 2
@@ -96,7 +99,9 @@ def test_a_run_that_fails_takes_the_processes_that_build_batches_with_it(recipe_
 def test_processes_of_one_run_end_at_one_step(recipe_file: Path, tmp_path: Path) -> None:
     text = recipe_file.read_text().replace("pretraining_rows = 3", "pretraining_rows = 4")
     recipe_file.write_text(text.replace("instruction_rows = 1", "instruction_rows = 2"))
-    _, told = signalled(recipe_file, 2, 7, lambda process: process.send_signal(signal.SIGTERM))
+    _, told = signalled(
+        start_torchrun(recipe_file, 2), recipe_file, 7, lambda process: process.send_signal(signal.SIGTERM)
+    )
     step = saved_step(tmp_path / "run")
     assert step >= 7
     assert SAVED.format("SIGTERM", step) in told

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,7 +17,9 @@ from safetensors.torch import load_file
 from deploy.bundle.checkpoints import load_checkpoint as load_for_export
 from model.configuration import HybridConfig
 from model.network import HybridModel
+from tests.forks import Forks
 from tests.training.conftest import RECIPE
+from tests.training.parallel.launching import launch_torchrun, metrics_of, start
 from training.config import Recipe, load_recipe
 from training.data.batches import Batches
 from training.data.catalogue import weights_licence
@@ -28,13 +27,8 @@ from training.objectives.losses import NAMES, Losses, compute_losses
 from training.parallel.checkpoint import Checkpoint
 from training.train import pick_device, train
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 DEADLINE_S = 120
-
-
-def metrics_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @torch.no_grad()
@@ -45,14 +39,7 @@ def mean_losses(model: HybridModel, recipe: Recipe) -> Losses:
     return Losses({name: torch.stack([losses[name] for losses in found]).mean() for name in NAMES})
 
 
-def start(recipe_file: Path) -> subprocess.Popen[bytes]:
-    """`trident train` in a process of its own, with the same number of threads as the undisturbed run."""
-    command = [sys.executable, "-m", "deploy", "train", str(recipe_file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-
-def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+def wait_for_step(process: Forks, run: Path, step: int) -> None:
     """Until the run has logged a step."""
     deadline_s = time.monotonic() + DEADLINE_S
     path = run / "metrics.jsonl"
@@ -76,12 +63,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(
     finished_run: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(recipe_file)
-    try:
+    with start(recipe_file, 1) as process:
         wait_for_step(process, run, 8)
-    finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
     assert process.returncode == -signal.SIGKILL
     assert not (run / "weights").exists()
     saved = Checkpoint.latest(run)
@@ -89,9 +74,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_to_the_bit(
     at_kill = saved.manifest.step
     assert 5 <= at_kill < STEPS
 
-    resumed = start(recipe_file)
-    told = resumed.communicate(timeout=DEADLINE_S)[0].decode()
-    assert resumed.returncode == 0
+    told = launch_torchrun(recipe_file, 1)
     assert f"{run / 'weights'}: {STEPS} steps" in told
 
     expected = load_file(finished_run / "weights/model.safetensors")
@@ -220,8 +203,14 @@ def test_a_run_that_diverges_keeps_its_last_whole_checkpoint(
 
 
 def test_a_run_by_the_clock_says_where_its_mixture_will_not_get(
-    prepared: Path, trained_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path,
+    trained_tokenizer: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.1 * next(ticks))  # else a busy machine has too few steps
     text = RECIPE.format(data=prepared, tokenizer=trained_tokenizer, output=tmp_path / "run")
     text = text.replace("max_steps = 30", "max_minutes = 0.1").replace("end = 15", "end = 1_000_000")
     (tmp_path / "recipe.toml").write_text(text)

@@ -21,7 +21,7 @@ import training.make_engine
 import training.train
 from model.tokenizer import save_tokenizer, train_tokenizer
 from tests.training.parallel.conftest import STEPS, write
-from tests.training.parallel.launching import largest_difference, launch
+from tests.training.parallel.launching import largest_difference, launch_torchrun
 from tests.training.parallel.test_parity import LIMIT
 from tests.training.tiny_corpora import write_corpora
 from training.config import load_recipe
@@ -50,10 +50,10 @@ def compare(results: Path, device: str) -> None:
         save_tokenizer(train_tokenizer(tokenizer_texts(corpora)), tokenizer)
         prepare(corpora, data, tokenizer, workers=1, qa_window=64)
         single = write(folder, data, tokenizer, "single", device=device)
-        launch(single, 1, program=ONE_PROCESS)
+        launch_torchrun(single, 1, ONE_PROCESS)
         for layout, parallel in LAYOUTS.items():
             recipe = write(folder, data, tokenizer, layout.replace(" ", "_"), parallel, device=device)
-            launch(recipe, 2, program=ONE_PROCESS)
+            launch_torchrun(recipe, 2, ONE_PROCESS)
             difference = largest_difference(recipe.with_suffix(""), single.with_suffix(""))
             print(f"{layout}: {difference:.2g}, the limit is {LIMIT}")
             rows.append({"layout": layout, "processes": 2, "largest_loss_difference": difference})

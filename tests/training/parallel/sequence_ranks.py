@@ -1,45 +1,23 @@
-"""Processes that compute a model together, and what they compare; a module of its own, for they import it."""
+"""What processes that compute a model together do and compare; a module of its own, for they import it."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor
 
 from model.configuration import HybridConfig
 from model.cross_entropy import IGNORE
 from model.network import HybridModel
+from tests.training.parallel.ranks import Task
 from training.config import ObjectivesSection
 from training.data.batches import Batch
 from training.objectives.losses import compute_losses
 from training.parallel.halo import Halo
 from training.parallel.link import Link, Work
 from training.parallel.sequence import SequenceParallel, apply_sequence_parallel
-
-Task = Callable[..., Any]
-
-
-def on_ranks(size: int, task: Task, *arguments: Any) -> list[Any]:
-    """What `task(*arguments)` returns in each of `size` processes that share a gloo group."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (size, folder, task, arguments), nprocs=size)
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(size)]
-
-
-def _process(rank: int, size: int, folder: str, task: Task, arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    torch.save(task(*arguments), Path(folder) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def plain_model() -> HybridModel:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forks import FINISH_S
 from tests.training.parallel.conftest import WriteRecipe
-from tests.training.parallel.launching import COMPARED, DEADLINE_S, kill, launch, metrics_of, start
+from tests.training.parallel.launching import COMPARED, kill, launch, launch_torchrun, metrics_of, start
 from training.beforehand import claimed
 from training.config import load_recipe
 from training.train import train
@@ -32,7 +33,7 @@ def kill_after(recipe: Path, processes: int, step: int, delay_s: float) -> bool:
     """Start, wait for a step to be logged and then for a while, and kill. Returns whether it had not ended before."""
     process = start(recipe, processes)
     run = recipe.with_suffix("")
-    deadline_s = time.monotonic() + DEADLINE_S
+    deadline_s = time.monotonic() + FINISH_S
     while process.poll() is None and last_step(run) < step:
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -77,7 +78,7 @@ def test_two_kills_of_two_processes_lose_no_saved_step(write_recipe: WriteRecipe
         assert kill_after(recipe, 2, step, 0.0 if step == 3 else 0.05)
         assert not (run / "weights").exists()
         assert saved_step(run) >= step - 1
-    launch(recipe, 2)
+    launch_torchrun(recipe, 2)
     assert_same_end(run, undisturbed.with_suffix(""), 12)
 
 

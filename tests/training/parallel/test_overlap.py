@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.training.parallel.sequence_ranks import on_ranks
+from tests.training.parallel.ranks import on_ranks
 from training.parallel.overlap import BEGIN, END, document, exposed, per_round, table
 from training.parallel.slow_link import SlowLink, Slowness
 

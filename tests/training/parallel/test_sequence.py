@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.training.parallel import sequence_ranks as ranks
+from tests.training.parallel.ranks import on_ranks
 from training.config import ObjectivesSection, Recipe
 from training.data.batches import Batch, Batches
 from training.objectives.losses import compute_losses
@@ -60,7 +61,7 @@ def two_ranks(batch: Batch, whole_rows: tuple[Tensor, Tensor]) -> list[dict[str,
         "bf16": (ranks.bf16_loss, (batch,)),
         "halo": (ranks.halo_elements, (5, 64, 4, 16)),
     }
-    return ranks.on_ranks(2, ranks.in_turn, tasks)
+    return on_ranks(2, ranks.in_turn, tasks)
 
 
 def recipe_batches(recipe: Recipe, steps: int) -> list[Batch]:
@@ -85,7 +86,7 @@ def check_gradients(found: dict[str, Tensor], batch: Batch, overrides: dict[str,
 
 def test_two_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
     batches = recipe_batches(recipe, 10)
-    found = ranks.on_ranks(2, ranks.train_split, batches)
+    found = on_ranks(2, ranks.train_split, batches)
     expected = ranks.trained(ranks.plain_model(), batches)
     assert largest_difference(found, expected) <= LARGEST_LOSS_DIFFERENCE
     assert expected[0][-1] - expected[-1][-1] > 0.3, "a network that does not learn proves nothing"
@@ -94,7 +95,7 @@ def test_two_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
 @pytest.mark.slow
 def test_four_sequence_ranks_loss_parity_over_ten_steps(recipe: Recipe) -> None:
     batches = recipe_batches(recipe, 10)
-    found = ranks.on_ranks(4, ranks.train_split, batches)
+    found = on_ranks(4, ranks.train_split, batches)
     expected = ranks.trained(ranks.plain_model(), batches)
     assert largest_difference(found, expected) <= LARGEST_LOSS_DIFFERENCE
 
@@ -107,7 +108,7 @@ def test_two_sequence_ranks_gradient_parity(two_ranks: list[dict[str, Any]], nam
 
 
 def test_four_sequence_ranks_gradient_parity(batch: Batch) -> None:
-    for found in ranks.on_ranks(4, ranks.split_gradients, batch, 2, {}):
+    for found in on_ranks(4, ranks.split_gradients, batch, 2, {}):
         check_gradients(found, batch, {})
 
 

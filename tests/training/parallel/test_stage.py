@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.configuration import HybridConfig
@@ -32,6 +32,7 @@ def test_every_parameter_belongs_to_a_unit() -> None:
         assert any(name.startswith(part + ".") for part in owned), name
 
 
+@example(costs=[1.00001, 2.0014546318985875, 82.67409517091559, 82.66905750055408, 83.0, 20.97490334584961], stages=3)
 @given(costs=st.lists(st.floats(0.1, 100), min_size=3, max_size=9), stages=st.integers(1, 3))
 def test_no_other_split_has_a_cheaper_dearest_stage(costs: list[float], stages: int) -> None:
     found = split_evenly(costs, stages)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import multiprocessing
 from torch.nn import functional
 
 from model.configuration import HybridConfig
 from model.cross_entropy import IGNORE
 from model.network import HybridModel
+from tests.training.parallel.ranks import on_ranks
 from training.layout import Layout
 from training.parallel.mesh import Mesh, make_mesh
 from training.parallel.tensor import Cut, apply_tensor_parallel, cuts_of
@@ -49,18 +47,15 @@ def test_attention_feed_forward_and_embedding_are_divided_and_nothing_else() -> 
         assert (name in cuts) == inside, name
 
 
-def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(_compare, args=(tmp_path / "meeting",), nprocs=SIZE)
+def test_two_processes_have_the_losses_and_gradients_of_one() -> None:
+    on_ranks(SIZE, _compare)
 
 
-def _compare(rank: int, meeting: Path) -> None:
+def _compare() -> None:
     """One process of two: its part against the whole network."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=SIZE)
     mesh = make_mesh(Layout(tensor=SIZE), torch.device("cpu"))
     for smoothing in (0.0, 0.1):
         _compare_losses(mesh, smoothing)
-    torch.distributed.destroy_process_group()
 
 
 def _compare_losses(mesh: Mesh, smoothing: float) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import multiprocessing
 
 from tests.training.parallel.conftest import WriteRecipe
 from tests.training.parallel.launching import ROOT, largest_difference, launch
+from tests.training.parallel.ranks import on_ranks
 from training.config import Recipe, load_recipe
 from training.engine import Engine
 from training.layout import Layout
@@ -66,15 +66,12 @@ def test_a_recipe_in_deepspeeds_words(even_recipe: Recipe) -> None:
 
 
 @pytest.mark.slow
-def test_bf16_is_near_fp32_and_keeps_fp32_weights(write_recipe: WriteRecipe, tmp_path: Path) -> None:
-    recipe = write_recipe("run", "zero = 2")
-    multiprocessing.spawn(_compare_bf16, args=(tmp_path / "meeting", recipe), nprocs=2)
+def test_bf16_is_near_fp32_and_keeps_fp32_weights(write_recipe: WriteRecipe) -> None:
+    on_ranks(2, _compare_bf16, write_recipe("run", "zero = 2"))
 
 
-def _compare_bf16(rank: int, meeting: Path, path: Path) -> None:
+def _compare_bf16(path: Path) -> None:
     """Three steps of one process of two in bf16, and of a single one in fp32."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     mesh, recipe = make_mesh(Layout(data=2, zero=2), torch.device("cpu")), load_recipe(path)
     divided, whole = make_engine(recipe, mesh, torch.bfloat16), make_engine(plain(recipe), Mesh(), torch.float32)
     found, expected = losses_of(divided, recipe), losses_of(whole, recipe)
@@ -84,7 +81,6 @@ def _compare_bf16(rank: int, meeting: Path, path: Path) -> None:
         assert {entry: value.dtype for entry, value in state.items()} == dict.fromkeys(state, torch.float32), name
         assert set(state) == {"weight", "exp_avg", "exp_avg_sq", "step"}
     assert all(each.dtype == torch.bfloat16 for each in divided.parameters.values())
-    torch.distributed.destroy_process_group()
 
 
 def plain(recipe: Recipe) -> Recipe:

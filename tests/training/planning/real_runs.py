@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,10 +16,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor
 
 from model.configuration import HybridConfig
+from tests.training.parallel.ranks import on_ranks
 from training.chain import split_evenly
 from training.config import Recipe, parse_recipe
 from training.data.batches import Batch
@@ -253,21 +251,14 @@ def held_bytes(engine: Any, layout: PricedLayout) -> dict[str, float]:
 
 def on_processes(size: int, runs: list[tuple[Layout, bool]]) -> list[list[Found]]:
     """Every run's findings, by process, in one start of `size` processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (size, folder, runs), nprocs=size)
-        found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(size)]
+    found = on_ranks(size, _all_of, runs)
     return [[process[index] for process in found] for index in range(len(runs))]
 
 
-def _process(rank: int, size: int, folder: str, runs: list[tuple[Layout, bool]]) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "WORLD_SIZE": str(size), "DS_ACCELERATOR": "cpu"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+def _all_of(runs: list[tuple[Layout, bool]]) -> list[Found]:
+    """Every run's findings of one process."""
     counted = Counted()
-    found = [take_steps(layout, checkpointing, counted) for layout, checkpointing in runs]
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return [take_steps(layout, checkpointing, counted) for layout, checkpointing in runs]
 
 
 def write_results(output: Path, runs: dict[int, list[tuple[Layout, bool]]]) -> None:
