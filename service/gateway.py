@@ -25,6 +25,7 @@ from service.settings import BatchingSettings, Settings
 from service.tasks.parts import Parts
 from service.tasks.questions import Questions
 from service.tasks.routing import Routing
+from service.tasks.text_room import TextRoom
 from service.tasks.tokens import TextCodec
 from service.tasks.writing import Writing
 from service.telemetry import Metrics
@@ -95,10 +96,13 @@ def build_gateway(settings: Settings) -> Gateway:
         client, _batcher(knobs, metrics, clock, rows=window_rows, slots=knobs.running_windows), readiness.doubt
     )
     metrics.watch(rows, windows)
+    admission, text_room = Admission(settings.limits), TextRoom(settings.limits.text_bytes_in_flight, clock)
+    metrics.watch_requests(admission, text_room)
     parts = Parts(
         rows=rows,
         windows=windows,
         codec=codec,
+        text_room=text_room,
         limits=manifest.limits,
         crf=manifest.crf,
         max_beams=min(manifest.limits.max_beams, settings.local.slots) if local else manifest.limits.max_beams,
@@ -116,7 +120,7 @@ def build_gateway(settings: Settings) -> Gateway:
         summary=summary,
         questions=questions,
         routing=Routing(parts, generation, questions, summary),
-        admission=Admission(settings.limits.concurrent_requests),
+        admission=admission,
         readiness=readiness,
     )
 

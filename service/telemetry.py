@@ -9,10 +9,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.queue import Pending
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
+from service.tasks.text_room import TextRoom
 
 PREFIX = "trident"
 TIME_BUCKETS_S = (
@@ -21,7 +23,7 @@ TIME_BUCKETS_S = (
 )
 ROW_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 SHARE_BUCKETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75)
-REJECTIONS = ("queue_full", "concurrency", "draining", "unavailable", "deadline")
+REJECTIONS = ("queue_full", "concurrency", "body_bytes", "draining", "unavailable", "deadline")
 
 # A creation time beside every series doubles what is scraped, and nothing here reads it.
 disable_created_metrics()
@@ -114,6 +116,22 @@ class Metrics:
         )
         for model, batcher in batchers.items():
             error.labels(model).set_function(lambda batcher=batcher: batcher.latency.error_ratio)  # type: ignore[misc]
+
+    def watch_requests(self, admission: Admission, text_room: TextRoom) -> None:
+        """Export what requests hold whenever somebody looks."""
+        self._gauge(
+            "requests_in_flight",
+            "Requests to the models whose bodies have arrived and whose answers have not gone out to their ends.",
+            lambda: admission.in_flight,
+        )
+        self._gauge(
+            "body_bytes_in_flight", "Bytes of all bodies that are being read or served.", lambda: admission.body_bytes
+        )
+        self._gauge(
+            "text_bytes_in_flight",
+            "Bytes of the long texts that are being tokenised or searched.",
+            lambda: text_room.held_bytes,
+        )
 
     def observe_batch(self, batch: Sequence[Pending]) -> None:
         """A batch goes to a model."""

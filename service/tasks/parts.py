@@ -9,6 +9,7 @@ from service.batching.clock import Clock
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
 from service.errors import InvalidInput
+from service.tasks.text_room import TextRoom
 from service.tasks.tokens import TextCodec
 from service.telemetry import Metrics
 
@@ -20,6 +21,7 @@ class Parts:
     rows: RowLane
     windows: WindowLane
     codec: TextCodec
+    text_room: TextRoom
     limits: Limits
     crf: CrfScores
     max_beams: int

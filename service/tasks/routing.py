@@ -16,10 +16,11 @@ import numpy as np
 
 from deploy.triton.protocol import RowUpdate, Sampling, Task
 from service.batching.rows import RowTicket
-from service.errors import ContextLengthExceeded, InvalidInput
+from service.errors import InvalidInput
 from service.tasks.answers import Ending, TextAnswer
 from service.tasks.parts import Parts, RequestTime
 from service.tasks.questions import Answers, Questions
+from service.tasks.reading import TokenLimit, read
 from service.tasks.tokens import Encoded
 from service.tasks.writing import (
     DEFAULT_NEW_TOKENS,
@@ -92,14 +93,16 @@ class Routing:
         return WrittenText(*await answer.whole())
 
     async def _route(self, text: str, context: str | None, time: RequestTime) -> Routed:
-        text_ids = (await self._parts.codec.encode(text)).ids
-        encoded = await self._parts.codec.encode(context or "")
-        head = [[self._begin], text_ids] if context is None else [[self._begin], text_ids, [self._separator]]
+        limit = TokenLimit(
+            what="input, with its context,",
+            param="input",
+            limit=self._parts.limits.max_source_tokens,
+            own_tokens=1 if context is None else 2,
+            fix="shorten it, or name the task: qa reads contexts of any length",
+        )
+        asked, encoded = await read([text, context or ""], limit, time, self._parts)
+        head = [[self._begin], asked.ids] if context is None else [[self._begin], asked.ids, [self._separator]]
         source = np.concatenate([*head, encoded.ids])
-        limit = self._parts.limits.max_source_tokens
-        if len(source) > limit:
-            mend = "shorten it, or name the task: qa reads contexts of any length"
-            raise ContextLengthExceeded("input, with its context,", len(source), limit, param="input", mend=mend)
         ticket = self._parts.rows.submit(Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s)
         update = await _only_update(ticket)
         assert update.route is not None, "an AUTO row is routed"

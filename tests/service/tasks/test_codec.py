@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.tokenizer import SPECIAL_TOKENS
-from service.tasks.text import Detokenizer, detokenize
-from service.tasks.tokens import LONG_TEXT, TextCodec, pieces
+from service.tasks.borders import pieces
+from service.tasks.text import Detokenizer
+from service.tasks.tokens import LONG_TEXT, TextCodec
 
 SPECIAL = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 AWKWARD = ["", " ", "\x00", "é", "👩‍👩‍👧", "The bridge 光速 1871\r\n\t", "a" * 300, "‏العربية", "￿", "🇫🇷🇩🇪"]
@@ -24,13 +26,16 @@ def codec(tokenizer_folder: Path) -> TextCodec:
     return TextCodec(tokenizer_folder, SPECIAL)
 
 
+def text_of(codec: TextCodec, ids: Iterable[int]) -> str:
+    detokenizer = Detokenizer(codec.token_bytes)
+    return "".join([*map(detokenizer.add, ids), detokenizer.finish()])
+
+
 def test_any_text_comes_back(codec: TextCodec) -> None:
     @given(st.text())
     def check(text: str) -> None:
         ids = asyncio.run(codec.encode(text)).ids
-        assert detokenize(codec.token_bytes, ids) == text
-        detokenizer = Detokenizer(codec.token_bytes)
-        assert "".join([*map(detokenizer.add, ids), detokenizer.finish()]) == text
+        assert text_of(codec, ids) == text
 
     for text in AWKWARD:
         check = example(text)(check)
@@ -61,7 +66,7 @@ async def test_a_special_tokens_name_in_a_text_is_plain_text(codec: TextCodec, t
     text = f"before {token} after{token}"
     encoded = await codec.encode(text)
     assert not set(encoded.ids.tolist()) & set(SPECIAL.values())
-    assert detokenize(codec.token_bytes, encoded.ids) == text
+    assert text_of(codec, encoded.ids) == text
 
 
 def test_every_id_has_bytes_but_the_special_ones(codec: TextCodec) -> None:
@@ -69,7 +74,7 @@ def test_every_id_has_bytes_but_the_special_ones(codec: TextCodec) -> None:
     empty = [index for index, piece in enumerate(codec.token_bytes) if not piece]
     assert empty == list(SPECIAL.values())
     assert {bytes([byte]) for byte in range(256)} <= set(codec.token_bytes)
-    assert detokenize(codec.token_bytes, SPECIAL.values()) == ""
+    assert text_of(codec, SPECIAL.values()) == ""
 
 
 @pytest.mark.parametrize(
