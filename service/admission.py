@@ -1,4 +1,7 @@
-"""Requests in flight: how many there may be, and whether new ones may come."""
+"""Requests in flight: how many there may be, how many bytes their bodies may hold, and whether new ones may come.
+
+visit ─▶ receive (each piece of the body) ─▶ enter (the body is there) ─▶ … the answer's last byte: all is given back
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,89 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.errors import Draining, TooManyRequests
+from service.errors import Draining, TooManyBytes, TooManyRequests
+from service.settings import LimitSettings
 
 
 class Admission:
     """The door of the gateway."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
         self.in_flight = 0
+        """Requests whose bodies are there and whose answers are not out yet."""
+
+        self.body_bytes = 0
+        """Of all bodies that are being read or served."""
+
         self.draining = False
         self._empty = asyncio.Event()
         self._empty.set()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place while a request is served. Raises Draining or TooManyRequests."""
-        if self.draining:
-            raise Draining("the service is shutting down and takes no new requests: send it to another one")
-        if self.in_flight >= self._limit:
-            raise TooManyRequests(
-                f"{self.in_flight} requests are in flight, and {self._limit} is the limit: try again later",
-                retry_after_s=1,
-            )
-        self.in_flight += 1
-        self._empty.clear()
+    def visit(self) -> Iterator[Visit]:
+        """One request from its head to the end of its answer. Raises Draining or TooManyRequests."""
+        # A body that would be refused is not waited for.
+        self._check()
+        visit = Visit(self)
         try:
-            yield
+            yield visit
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._empty.set()
+            self._leave(visit)
 
     async def drain(self) -> None:
         """Admit nobody any more, and wait until all have left."""
         self.draining = True
         await self._empty.wait()
+
+    def _check(self) -> None:
+        if self.draining:
+            raise Draining("the service is shutting down and takes no new requests: send it to another one")
+        if self.in_flight >= self._limits.concurrent_requests:
+            raise TooManyRequests(
+                f"{self.in_flight} requests are in flight, and {self._limits.concurrent_requests} is the limit: "
+                "try again later",
+                retry_after_s=1,
+            )
+
+    def _receive(self, size: int) -> None:
+        limit = self._limits.body_bytes_in_flight
+        if self.body_bytes + size > limit:
+            raise TooManyBytes(
+                f"the bodies in flight hold {self.body_bytes} of {limit} bytes and leave no room for {size} more: "
+                "try again later",
+                retry_after_s=1,
+            )
+        self.body_bytes += size
+
+    def _enter(self) -> None:
+        self._check()
+        self.in_flight += 1
+        self._empty.clear()
+
+    def _leave(self, visit: Visit) -> None:
+        self.body_bytes -= visit.body_bytes
+        if visit.entered:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._empty.set()
+
+
+class Visit:
+    """What one request holds."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.body_bytes = 0
+        self.entered = False
+
+    def receive(self, size: int) -> None:
+        """Hold more bytes of the body. Raises TooManyBytes."""
+        self._admission._receive(size)
+        self.body_bytes += size
+
+    def enter(self) -> None:
+        """Take a place: the body is there. Once a visit. Raises Draining or TooManyRequests."""
+        assert not self.entered, "a request has one place"
+        self._admission._enter()
+        self.entered = True

@@ -21,6 +21,9 @@ class ServiceError(HTTPException):
     rejection: str | None = None
     """Reason in `requests_rejected_total`, where the service refuses what it could serve at another time."""
 
+    ends_connection = False
+    """Whether part of the request was left unread, so that nothing else can come over its connection."""
+
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(status_code=self.status, detail=message)
         self.message, self.param, self.retry_after_s = message, param, retry_after_s
@@ -63,6 +66,7 @@ class MalformedRequest(InvalidInput):
 
     status = 400
     code = "malformed_request"
+    ends_connection = True
 
 
 class ContextLengthExceeded(InvalidInput):
@@ -71,8 +75,12 @@ class ContextLengthExceeded(InvalidInput):
     status = 400
     code = "context_length_exceeded"
 
-    def __init__(self, what: str, tokens: int, limit: int, *, param: str, mend: str = "shorten it") -> None:
-        super().__init__(f"{what} has {tokens} tokens, and {limit} is the limit: {mend}", param=param)
+    def __init__(
+        self, what: str, tokens: int, limit: int, *, param: str, fix: str = "shorten it", at_least: bool = False
+    ) -> None:
+        """`at_least`: the tokens were not counted, but are known to be no fewer."""
+        count = f"at least {tokens}" if at_least else str(tokens)
+        super().__init__(f"{what} has {count} tokens, and {limit} is the limit: {fix}", param=param)
 
 
 class NotFound(InvalidInput):
@@ -95,11 +103,28 @@ class MethodNotAllowed(InvalidInput):
     code = "method_not_allowed"
 
 
+class RequestTimeout(InvalidInput):
+    """A request that does not arrive."""
+
+    status = 408
+    code = "request_timeout"
+    ends_connection = True
+
+
 class BodyTooLarge(InvalidInput):
     """More bytes than the gateway reads."""
 
     status = 413
     code = "body_too_large"
+    ends_connection = True
+
+
+class HeadersTooLarge(InvalidInput):
+    """More bytes of URL and headers than the gateway reads."""
+
+    status = 431
+    code = "headers_too_large"
+    ends_connection = True
 
 
 class UnsupportedMediaType(InvalidInput):
@@ -122,6 +147,13 @@ class TooManyRequests(Overloaded):
     """As many requests in flight as there may be."""
 
     rejection = "concurrency"
+
+
+class TooManyBytes(Overloaded):
+    """As many bytes of bodies in flight as there may be."""
+
+    rejection = "body_bytes"
+    ends_connection = True
 
 
 class Unavailable(ServiceError):

@@ -10,6 +10,7 @@ from service.admission import Admission
 from service.batching.clock import Clock, LoopClock
 from service.served import ServedBundle, serve_bundle
 from service.settings import Settings
+from service.tasks.text_room import TextRoom
 from service.telemetry import Metrics
 
 
@@ -32,13 +33,15 @@ class Gateway:
 
 def build_gateway(settings: Settings) -> Gateway:
     """The parts, joined; nothing runs yet. Raises BundleError or ValueError where the bundle is damaged."""
-    clock, metrics = LoopClock(), Metrics()
+    clock, metrics, admission = LoopClock(), Metrics(), Admission(settings.limits)
+    text_room = TextRoom(settings.limits.text_bytes_in_flight, clock)
     gateway = Gateway(
         settings=settings,
         clock=clock,
         metrics=metrics,
-        admission=Admission(settings.limits.concurrent_requests),
-        served=serve_bundle(settings, clock, metrics),
+        admission=admission,
+        served=serve_bundle(settings, clock, metrics, text_room),
     )
     metrics.watch(lambda: (gateway.served.rows, gateway.served.windows))
+    metrics.watch_requests(admission, lambda: text_room.held_bytes)
     return gateway

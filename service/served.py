@@ -29,6 +29,7 @@ from service.inference.triton import TritonClient
 from service.settings import Settings
 from service.tasks.questions import Questions
 from service.tasks.routing import Routing
+from service.tasks.text_room import TextRoom
 from service.tasks.tokens import TextCodec
 from service.tasks.toolkit import Toolkit
 from service.tasks.writing import Writing
@@ -76,7 +77,7 @@ class ServedBundle:
                 await self.close_lanes()
 
 
-def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics) -> ServedBundle:
+def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics, text_room: TextRoom) -> ServedBundle:
     """Everything that answers with the bundle of the settings, joined; nothing runs yet.
 
     Raises BundleError or ValueError where the bundle is damaged.
@@ -90,7 +91,14 @@ def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics) -> ServedBu
     fleet = Fleet(_places(settings, manifest))
     rows, windows = _row_lane(settings, fleet, clock, metrics), _window_lane(settings, fleet, clock, metrics, manifest)
     tools = Toolkit(
-        rows=rows, windows=windows, fleet=fleet, codec=codec, manifest=manifest, clock=clock, metrics=metrics
+        rows=rows,
+        windows=windows,
+        fleet=fleet,
+        codec=codec,
+        text_room=text_room,
+        manifest=manifest,
+        clock=clock,
+        metrics=metrics,
     )
     generation, summary = Writing(Task.GENERATION, tools), Writing(Task.SUMMARY, tools)
     questions = Questions(tools)

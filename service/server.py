@@ -19,9 +19,9 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.app import build_app
 from service.gateway import Gateway
+from service.http_protocol import protocol_within
 from service.logs import configure_logging
 from service.settings import Settings
-from service.unreadable import EnvelopeProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ CAUSES = {
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens there; connections wait until `run` takes them. Port 0 is any free one.
 
-    Raises ValueError naming port, cause and mend.
+    Raises ValueError naming port, cause and fix.
     """
     place = f"port {port} on {host}"
     try:
@@ -74,7 +74,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         ws="none",
-        http=EnvelopeProtocol,
+        http=protocol_within(settings.limits),
         lifespan="on",
         backlog=BACKLOG,
         timeout_graceful_shutdown=LAST_WORDS_S,

@@ -6,9 +6,9 @@ This is the only module that looks at the environment. Values are checked here; 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "model" / "pretrained"
@@ -32,13 +32,46 @@ class ServerSettings(_Part):
 class LimitSettings(_Part):
     """What one request, and all of them together, may ask for."""
 
+    head_bytes: int = Field(default=32_768, ge=1024)
+    """URL and headers of a request; more is refused with 431."""
+
+    head_timeout_s: float = Field(default=10.0, gt=0)
+    """For a request's URL and headers to arrive, from the connection's first moment or the head's first byte. A head
+    that is late is answered 408, a connection that never sent one is closed."""
+
     body_bytes: int = Field(default=1 << 20, ge=1)
+    """One body; more is refused with 413."""
+
+    body_timeout_s: float = Field(default=60.0, gt=0)
+    """For a whole body to arrive; one that is late is answered 408."""
+
+    body_pause_s: float = Field(default=10.0, gt=0)
+    """How long an upload may bring nothing before it is answered 408."""
+
+    body_bytes_in_flight: int = Field(default=64 << 20, ge=1)
+    """All bodies that are being read or served; what does not fit is refused with 429."""
+
+    text_bytes_in_flight: int = Field(default=8 << 20, ge=1)
+    """Long texts (questions' contexts) that are being tokenised or searched at once; others wait for their turn, until
+    their deadlines. A byte takes up to 24 bytes of memory meanwhile."""
+
     timeout_s: float = Field(default=60.0, gt=0)
     """Deadline of a request that names none in X-Request-Timeout-Ms."""
 
     max_timeout_s: float = Field(default=600.0, gt=0)
     concurrent_requests: int = Field(default=256, ge=1)
-    """Requests in flight, waiting ones included; more are refused with 429."""
+    """Requests whose bodies are there and whose answers are not yet, waiting ones included; more are refused with
+    429."""
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        for name in ("body_bytes_in_flight", "text_bytes_in_flight"):
+            if (limit := getattr(self, name)) < self.body_bytes:
+                raise ValueError(
+                    f"limits.{name} is {limit}, less than one body may have ({self.body_bytes}): "
+                    f"set it to at least that, or lower limits.body_bytes"
+                )
+        return self
 
 
 class BatchingSettings(_Part):

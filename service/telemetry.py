@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.queue import RunningBatch
 from service.batching.rows import RowLane
@@ -21,7 +22,7 @@ TIME_BUCKETS_S = (
 )
 ROW_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 SHARE_BUCKETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75)
-REJECTIONS = ("queue_full", "concurrency", "draining", "unavailable", "deadline")
+REJECTIONS = ("queue_full", "concurrency", "body_bytes", "draining", "unavailable", "deadline")
 
 # A creation time beside every series doubles what is scraped, and nothing here reads it.
 disable_created_metrics()
@@ -114,6 +115,22 @@ class Metrics:
         )
         for model, ratio in LATENCY_ERRORS.items():
             error.labels(model).set_function(lambda ratio=ratio: ratio(*lanes()))  # type: ignore[misc]
+
+    def watch_requests(self, admission: Admission, text_bytes: Callable[[], int]) -> None:
+        """Export what requests hold whenever somebody looks."""
+        self._gauge(
+            "requests_in_flight",
+            "Requests to the models whose bodies have arrived and whose answers have not gone out to their ends.",
+            lambda: admission.in_flight,
+        )
+        self._gauge(
+            "body_bytes_in_flight", "Bytes of all bodies that are being read or served.", lambda: admission.body_bytes
+        )
+        self._gauge(
+            "text_bytes_in_flight",
+            "Bytes of the long texts that are being tokenised or searched.",
+            text_bytes,
+        )
 
     def observe_batch(self, batch: RunningBatch) -> None:
         """A batch goes to a model."""

@@ -25,9 +25,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
         400: "`context_length_exceeded`: the text has more tokens than the model reads",
+        408: "`request_timeout`: the request did not arrive in time",
         413: "`body_too_large`",
         415: "`unsupported_media_type`: send `application/json`",
         422: "`invalid_json`, or a field: `invalid_value`, `missing_field`, `unknown_field`",
+        431: "`headers_too_large`",
         429: "`overloaded`: `Retry-After` says when to try again",
         500: "`internal`: the model failed on this request",
         503: "`unavailable`: the model cannot be reached, or the service is shutting down",

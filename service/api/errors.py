@@ -15,7 +15,6 @@ from starlette.responses import Response
 from service.api.exchange import exchange_of
 from service.api.responses import JsonResponse
 from service.errors import (
-    BodyTooLarge,
     InvalidInput,
     MethodNotAllowed,
     MissingField,
@@ -44,7 +43,7 @@ class ErrorDetail(BaseModel):
     """A word for programs."""
 
     message: str
-    """A sentence for people: the value, the limit and the mend."""
+    """A sentence for people: the value, the limit and the fix."""
 
     param: str | None
     """The field or header at fault."""
@@ -77,8 +76,7 @@ def error_response(error: ServiceError, request_id: str, headers: Mapping[str, s
     merged = dict(headers or {})
     if error.retry_after_s is not None:
         merged["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, BodyTooLarge):
-        # What is still on its way is not read, so nothing else can come over this connection.
+    if error.ends_connection:
         merged["Connection"] = "close"
     return JsonResponse(envelope(error, request_id), status_code=error.status_code, headers=merged)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from service.admission import Visit
 from service.errors import ServiceError
 
 SANE_ID = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,127}")
@@ -38,6 +39,9 @@ class Exchange:
 
     task: str | None
     """Label in `requests_total`; None is not counted."""
+
+    visit: Visit | None = None
+    """What it holds of the gateway's room; None where it asks nothing of the models."""
 
     status: int = 0
     """Of the response; 0 before it starts."""

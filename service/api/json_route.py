@@ -12,7 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.errors import BodyTooLarge, ClientGone, DeadlineExceeded, InvalidInput, InvalidJson, UnsupportedMediaType
+from service.admission import Visit
+from service.api.exchange import exchange_of
+from service.errors import BodyTooLarge, ClientGone, InvalidInput, InvalidJson, RequestTimeout, UnsupportedMediaType
 from service.settings import LimitSettings
 
 MOST_FIELDS = 100
@@ -55,14 +57,12 @@ class JsonRoute(APIRoute):
 
         async def bounded(request: Request) -> Response:
             limits: LimitSettings = request.app.state.gateway.settings.limits
+            visit = exchange_of(request.scope).visit
+            assert visit is not None, "paths with bodies are admitted"
             check_media_type(request)
-            try:
-                async with asyncio.timeout(limits.timeout_s):
-                    body = await read_body(request, limits.body_bytes)
-            except TimeoutError:
-                raise DeadlineExceeded(f"the body did not arrive within {limits.timeout_s:g} s") from None
             parsed = JsonRequest(request.scope, request.receive)
-            parsed._body = body
+            parsed._body = await read_body(request, limits, visit)
+            visit.enter()
             return await while_connected(request.receive, handle(parsed))
 
         return bounded
@@ -81,22 +81,34 @@ def check_media_type(request: Request) -> None:
         )
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limits: LimitSettings, visit: Visit) -> bytes:
     """The body, counted as it comes; nothing behind the limit is read.
 
-    Raises BodyTooLarge, or ClientGone where the client leaves midway.
+    Raises BodyTooLarge, TooManyBytes, RequestTimeout for one that does not come, or ClientGone where the client leaves
+    midway.
     """
+    most = limits.body_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLarge(f"the body has {declared} bytes, and {limit} is the limit: send less")
+    if declared.isdecimal() and int(declared) > most:
+        raise BodyTooLarge(f"the body has {declared} bytes, and {most} is the limit: send less")
+    now_s = asyncio.get_running_loop().time
+    end_s = now_s() + limits.body_timeout_s
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit: send less")
+        async with asyncio.timeout_at(min(end_s, now_s() + limits.body_pause_s)) as patience:
+            async for chunk in request.stream():
+                visit.receive(len(chunk))
+                body += chunk
+                if len(body) > most:
+                    raise BodyTooLarge(f"the body has more than {most} bytes, which is the limit: send less")
+                patience.reschedule(min(end_s, now_s() + limits.body_pause_s))
     except ClientDisconnect:
         raise ClientGone from None
+    except TimeoutError:
+        raise RequestTimeout(
+            f"{len(body)} bytes of the body arrived, and no more within {limits.body_pause_s:g} s, or not all within "
+            f"{limits.body_timeout_s:g} s: send it faster"
+        ) from None
     return bytes(body)
 
 

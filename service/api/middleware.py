@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.admission import Admission
 from service.api.errors import error_response
-from service.api.exchange import TASKS, Exchange, begin_exchange
+from service.api.exchange import TASKS, Exchange, begin_exchange, exchange_of
 from service.batching.clock import Clock
 from service.errors import ClientGone, InferenceFailed, ServiceError
 from service.telemetry import Metrics
@@ -98,9 +98,10 @@ class AdmissionMiddleware:
         self._app, self._admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hold a place until the last byte has gone out. Raises Draining or TooManyRequests."""
+        """Keep what the request holds until its last byte has gone out. Raises Draining or TooManyRequests."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in TASKS:
             await self._app(scope, receive, send)
             return
-        with self._admission.admit():
+        with self._admission.visit() as visit:
+            exchange_of(scope).visit = visit
             await self._app(scope, receive, send)

@@ -182,6 +182,9 @@ def _check_model(name: str, gateway: Gateway) -> None:
 def _check_ids(ids: list[int], gateway: Gateway) -> None:
     """Special tokens are the gateway's to set, and one unknown id would fail a whole batch."""
     codec = gateway.served.codec
+    if len(ids) >= gateway.served.tools.limits.max_source_tokens:
+        # Refused for their number, whatever they are, where it is compared with the limit.
+        return
     special = set(codec.special.values())
     for token in ids:
         if not 0 <= token < codec.vocabulary or token in special:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
 
 from deploy.triton.protocol import Source
-from service.errors import ContextLengthExceeded
+from service.tasks.deadlines import until
+from service.tasks.reading import TokenLimit, read
 from service.tasks.spans import SpanDistribution, Window, make_windows
 from service.tasks.tokens import Encoded
 from service.tasks.toolkit import RequestTime, Toolkit
@@ -65,20 +66,29 @@ class Questions:
         Raises ContextLengthExceeded for a question that leaves less than a quarter of a window to the context,
         Overloaded, Unavailable, DeadlineExceeded or InferenceFailed.
         """
-        question_ids = (await self._tools.codec.encode(question)).ids
-        limit = self._window_tokens - 2 - self._window_tokens // 4
-        if len(question_ids) > limit:
-            raise ContextLengthExceeded(param, len(question_ids), limit, param=param, mend="shorten the question")
-        encoded = await self._tools.codec.encode(context)
-        head = np.concatenate([[self._task_token], question_ids, [self._separator]])
-        windows = make_windows(len(encoded.ids), self._window_tokens - len(head))
-        spans = self._distribution(windows)
-        sources = [np.concatenate([head, encoded.ids[window.start : window.end]]) for window in windows]
-        async with aclosing(self._scores(sources, time)) as scores:
-            async for index, emissions_S3 in scores:
-                spans.add(index, emissions_S3[len(head) :])
-        self._tools.metrics.prompt_tokens.inc(sum(map(len, sources)))
-        return best_answers(spans, encoded, context, top_k, min_score)
+        head = await self._head(question, time, param)
+        async with self._tools.text_room.hold(len(context.encode()), time.deadline_s):
+            async with until(time.deadline_s, self._tools.clock):
+                encoded = await self._tools.codec.encode(context)
+            windows = make_windows(len(encoded.ids), self._window_tokens - len(head))
+            spans = self._distribution(windows)
+            sources = (np.concatenate([head, encoded.ids[window.start : window.end]]) for window in windows)
+            async with aclosing(self._scores(sources, time)) as scores:
+                async for index, emissions_S3 in scores:
+                    spans.add(index, emissions_S3[len(head) :])
+            self._tools.metrics.prompt_tokens.inc(sum(len(head) + window.end - window.start for window in windows))
+            return best_answers(spans, encoded, context, top_k, min_score)
+
+    async def _head(self, question: str, time: RequestTime, param: str) -> np.ndarray:
+        """What every window begins with."""
+        limit = TokenLimit(
+            what=param,
+            param=param,
+            limit=self._window_tokens - 2 - self._window_tokens // 4,
+            fix="shorten the question",
+        )
+        (encoded,) = await read([question], limit, time, self._tools)
+        return np.concatenate([[self._task_token], encoded.ids, [self._separator]])
 
     def answer_from(self, emissions_S3: np.ndarray, encoded: Encoded, context: str) -> Answers:
         """The best answer, from tag scores of a whole context that are there already."""
@@ -94,7 +104,7 @@ class Questions:
             count=SPANS_KEPT,
         )
 
-    async def _scores(self, sources: list[np.ndarray], time: RequestTime) -> AsyncGenerator[tuple[int, np.ndarray]]:
+    async def _scores(self, sources: Iterable[np.ndarray], time: RequestTime) -> AsyncGenerator[tuple[int, np.ndarray]]:
         """Tag scores of every window, in order. The first is admitted or refused; the rest then follows it."""
         waiting: deque[asyncio.Future[np.ndarray]] = deque()
         done = 0

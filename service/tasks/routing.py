@@ -16,9 +16,10 @@ import numpy as np
 
 from deploy.triton.protocol import RowUpdate, Sampling, Source, Task
 from service.batching.rows import RowTicket
-from service.errors import ContextLengthExceeded, InvalidInput
+from service.errors import InvalidInput
 from service.tasks.answers import Ending, TextAnswer
 from service.tasks.questions import Answers, Questions
+from service.tasks.reading import TokenLimit, read
 from service.tasks.tokens import Encoded
 from service.tasks.toolkit import RequestTime, Toolkit
 from service.tasks.writing import (
@@ -92,17 +93,17 @@ class Routing:
         return WrittenText(*await answer.whole())
 
     async def _route(self, text: str, context: str | None, time: RequestTime) -> Routed:
-        text_ids = (await self._tools.codec.encode(text)).ids
-        encoded = await self._tools.codec.encode(context or "")
-        head = [[self._begin], text_ids] if context is None else [[self._begin], text_ids, [self._separator]]
-        source = np.concatenate([*head, encoded.ids])
-        limit = self._tools.limits.max_source_tokens
-        if len(source) > limit:
-            mend = "shorten it, or name the task: qa reads contexts of any length"
-            raise ContextLengthExceeded("input, with its context,", len(source), limit, param="input", mend=mend)
-        ticket = self._tools.rows.submit(
-            Task.AUTO, Source(source), ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s
+        limit = TokenLimit(
+            what="input, with its context,",
+            param="input",
+            limit=self._tools.limits.max_source_tokens,
+            own_tokens=1 if context is None else 2,
+            fix="shorten it, or name the task: qa reads contexts of any length",
         )
+        asked, encoded = await read([text, context or ""], limit, time, self._tools)
+        head = [[self._begin], asked.ids] if context is None else [[self._begin], asked.ids, [self._separator]]
+        source = Source(np.concatenate([*head, encoded.ids]))
+        ticket = self._tools.rows.submit(Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s)
         update = await _only_update(ticket)
         assert update.route is not None, "an AUTO row is routed"
         route = dict(zip(ROUTED, update.route.tolist(), strict=True))
@@ -114,7 +115,7 @@ class Routing:
             task = max(self._writing, key=lambda each: route[each])
             return Routed(task=task, route=route, result=await self._run(task, text, None, time))
         return Routed(
-            task=Task.QA, route=route, result=await self._answer(update, len(source), text, encoded, context, time)
+            task=Task.QA, route=route, result=await self._answer(update, source.cost, text, encoded, context, time)
         )
 
     async def _answer(

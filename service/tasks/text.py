@@ -8,7 +8,7 @@ The text that comes out does not depend on how the tokens were grouped: streamed
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 
 class Detokenizer:
@@ -49,8 +49,3 @@ class Detokenizer:
             if any(stop.startswith(self._held[-size:]) for stop in self._stops):
                 return size
         return 0
-
-
-def detokenize(token_bytes: Sequence[bytes], tokens: Iterable[int]) -> str:
-    """Text of a whole answer."""
-    return b"".join(token_bytes[token] for token in tokens).decode("utf-8", "replace")

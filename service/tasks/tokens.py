@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,17 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-LONG_TEXT = 8_000
-"""Characters whose encoding holds up the event loop for about 2 ms. Longer texts are encoded in pieces of about this
-size by a thread, one piece of one text after the other: the tokenizer needs some 200 bytes of memory a token."""
+from service.tasks.borders import holds_border, pieces
 
-BORDER = re.compile(r"(?<=\w)(?=[ \n])")
-"""Where a text may be cut without changing a token: no piece of the tokenizer's pattern has white space behind
-another character."""
+LONG_TEXT = 8_000
+"""Characters whose encoding holds up the event loop for about 2 ms. Longer texts are encoded by a thread in pieces of
+about this size, a piece of one text after a piece of another: the tokenizer needs some 200 bytes of memory a token."""
+
+LONG_PIECE = 4 * LONG_TEXT
+"""A piece above this, which had no border, waits for others of its kind: it may take a second."""
+
+PROBE = "The bridge isn't  old:\r\n\t1871年，光速 é 👩‍👩‍👧\x00 "
+"""A text that a tokenizer must give back byte for byte."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,26 +54,45 @@ class TextCodec:
                 raise ValueError(f"{path} has no token {token} of id {index}: fetch or export the bundle again")
         self._tokenizer.encode_special_tokens = True
         self.special = dict(special_tokens)
-        self._worker = ThreadPoolExecutor(1, "tokenizer")
         try:
             self.token_bytes = _token_bytes(self._tokenizer, set(special_tokens.values()))
         except LookupError as error:
             raise ValueError(
                 f"{path} is no byte-level vocabulary ({error}): fetch or export the bundle again"
             ) from error
+        self._sizes = np.array([len(each) for each in self.token_bytes])
+        self.longest_token = int(self._sizes.max())
+        """Bytes of the longest token."""
+
+        probed = self._tokenizer.encode(PROBE, add_special_tokens=False).ids
+        if b"".join(self.token_bytes[index] for index in probed) != PROBE.encode():
+            raise ValueError(f"{path} changes the texts that it reads: fetch or export the bundle again")
+        for added in self._tokenizer.get_added_tokens_decoder().values():
+            if not added.special and holds_border(added.content):
+                raise ValueError(
+                    f"{path} has the added token {added.content!r}, which a cut may divide: "
+                    "train a tokenizer without it"
+                )
+        self._pieces = ThreadPoolExecutor(1, "tokenizer")
+        self._long_pieces = ThreadPoolExecutor(1, "tokenizer-long")
 
     @property
     def vocabulary(self) -> int:
         """Number of ids."""
         return len(self.token_bytes)
 
+    def fewest_tokens(self, text: str) -> int:
+        """No encoding of the text has fewer: what the longest token leaves to know without tokenising."""
+        return -(-len(text.encode()) // self.longest_token)
+
     async def encode(self, text: str) -> Encoded:
-        """Tokenise without special tokens."""
+        """Tokenise without special tokens. Cancelling it leaves at most one piece to be finished in vain."""
         if len(text) < LONG_TEXT:
             return self._encode(text, 0)
         loop, begin, parts = asyncio.get_running_loop(), 0, []
-        for piece in pieces(text):
-            parts.append(await loop.run_in_executor(self._worker, self._encode, piece, begin))
+        for piece in pieces(text, LONG_TEXT):
+            worker = self._pieces if len(piece) <= LONG_PIECE else self._long_pieces
+            parts.append(await loop.run_in_executor(worker, self._encode, piece, begin))
             begin += len(piece)
         return Encoded(
             ids=np.concatenate([part.ids for part in parts]), offsets=np.concatenate([part.offsets for part in parts])
@@ -78,19 +100,23 @@ class TextCodec:
 
     def _encode(self, text: str, begin: int) -> Encoded:
         """Tokens of a text that is found `begin` code points into a longer one."""
-        # encode_batch, unlike encode, lets other threads run meanwhile.
-        encoding = self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        return Encoded(ids=np.array(encoding.ids, np.int64), offsets=offsets + begin)
+        # encode_batch_fast, unlike encode, lets other threads run meanwhile; it leaves the offsets out, which as lists
+        # of tuples held up every thread longer than the encoding itself.
+        found = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        ids = np.empty(len(found), np.int64)
+        for at in range(0, len(found), LONG_TEXT):
+            # By parts, so that other threads get a turn in between.
+            ids[at : at + LONG_TEXT] = found[at : at + LONG_TEXT]
+        return Encoded(ids=ids, offsets=self._offsets(ids, text.encode()) + begin)
 
-
-def pieces(text: str, size: int = LONG_TEXT) -> Iterator[str]:
-    """A text in pieces of `size` characters and however many more it takes to the next border."""
-    begin = 0
-    while (border := BORDER.search(text, begin + size)) is not None:
-        yield text[begin : border.start()]
-        begin = border.start()
-    yield text[begin:]
+    def _offsets(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+        """Which code points each token touches: its bytes follow those of the token before it."""
+        if not len(ids):
+            return np.zeros((0, 2), np.int64)
+        behind = np.cumsum(self._sizes[ids])
+        assert behind[-1] == len(data), "the tokens of a byte-level vocabulary are the text"
+        point_of_byte = np.cumsum((np.frombuffer(data, np.uint8) & 0xC0) != 0x80) - 1
+        return np.stack([point_of_byte[behind - self._sizes[ids]], point_of_byte[behind - 1] + 1], axis=1)
 
 
 def _token_bytes(tokenizer: Tokenizer, special: set[int]) -> list[bytes]:

@@ -10,6 +10,7 @@ from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
 from service.errors import InvalidInput
 from service.inference.fleet import Fleet
+from service.tasks.text_room import TextRoom
 from service.tasks.tokens import TextCodec
 from service.telemetry import Metrics
 
@@ -22,6 +23,7 @@ class Toolkit:
     windows: WindowLane
     fleet: Fleet
     codec: TextCodec
+    text_room: TextRoom
     manifest: Manifest
     clock: Clock
     metrics: Metrics

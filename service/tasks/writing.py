@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from deploy.triton.protocol import Sampling, Source, Task
-from service.errors import ContextLengthExceeded, InvalidInput
+from service.errors import InvalidInput
 from service.tasks.answers import TextAnswer
+from service.tasks.reading import TokenLimit, read
 from service.tasks.toolkit import RequestTime, Toolkit, check_at_most
 
 DEFAULT_NEW_TOKENS = 128
@@ -65,7 +66,7 @@ class Writing:
         in the request. An answer with stop strings comes token by token even where the request does not stream, so
         that it ends where they say.
 
-        Raises ContextLengthExceeded, InvalidInput, Overloaded or Unavailable.
+        Raises ContextLengthExceeded, InvalidInput, DeadlineExceeded, Overloaded or Unavailable.
         """
         limits = self._tools.limits
         check_at_most(limits.max_target_tokens, **{length_param: sampling.max_new_tokens})
@@ -77,14 +78,21 @@ class Writing:
                 "ask for as many at most as at least",
                 param=least_param,
             )
-        ids = (await self._tools.codec.encode(text)).ids if isinstance(text, str) else np.array(text, np.int64)
-        source = np.concatenate([[self._task_token], ids])
-        if len(source) > limits.max_source_tokens:
-            raise ContextLengthExceeded(
-                f"{param}, with its task's token,", len(source), limits.max_source_tokens, param=param
-            )
+        source = Source(np.concatenate([[self._task_token], await self._ids(text, param, time)]))
         row_stream = stream or bool(stops)
-        ticket = self._tools.rows.submit(
-            self.task, Source(source), sampling, stream=row_stream, deadline_s=time.deadline_s
-        )
+        ticket = self._tools.rows.submit(self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s)
         return TextAnswer(ticket, self._tools, time, stops)
+
+    async def _ids(self, text: str | Sequence[int], param: str, time: RequestTime) -> np.ndarray:
+        """Token ids of a text that the model can read."""
+        limit = TokenLimit(
+            what=f"{param}, with its task's token,",
+            param=param,
+            limit=self._tools.limits.max_source_tokens,
+            own_tokens=1,
+        )
+        if isinstance(text, str):
+            (encoded,) = await read([text], limit, time, self._tools)
+            return encoded.ids
+        limit.check(len(text))
+        return np.array(text, np.int64)

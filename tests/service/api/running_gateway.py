@@ -58,8 +58,11 @@ class RunningGateway:
             return 0
 
     def is_idle(self) -> bool:
-        """Nothing queued, nothing running, no slot of the engine taken."""
-        names = ("trident_num_requests_running", "trident_num_requests_waiting", "trident_kv_cache_usage_ratio")
+        """Nothing queued, nothing running, no slot of the engine taken, and no request holds anything."""
+        names = (
+            *("trident_num_requests_running", "trident_num_requests_waiting", "trident_kv_cache_usage_ratio"),
+            *("trident_requests_in_flight", "trident_body_bytes_in_flight", "trident_text_bytes_in_flight"),
+        )
         return all(self.metric(name) == 0 for name in names)
 
     def events(self) -> list[dict[str, Any]]:

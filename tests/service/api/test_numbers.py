@@ -18,6 +18,7 @@ COUNTERS = ("requests", "requests_rejected", "prompt_tokens", "generation_tokens
 GAUGES = (
     *("num_requests_running", "num_requests_waiting", "kv_cache_usage_ratio", "latency_model_error_ratio"),
     *("process_resident_memory_bytes", "gpu_memory_used_bytes"),
+    *("requests_in_flight", "body_bytes_in_flight", "text_bytes_in_flight"),
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.tokenizer import SPECIAL_TOKENS
-from service.tasks.text import Detokenizer, detokenize
-from service.tasks.tokens import LONG_TEXT, TextCodec, pieces
+from service.batching.clock import LoopClock
+from service.errors import DeadlineExceeded
+from service.tasks.borders import pieces
+from service.tasks.deadlines import until
+from service.tasks.text import Detokenizer
+from service.tasks.tokens import LONG_TEXT, Encoded, TextCodec
 
 SPECIAL = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 AWKWARD = ["", " ", "\x00", "é", "👩‍👩‍👧", "The bridge 光速 1871\r\n\t", "a" * 300, "‏العربية", "￿", "🇫🇷🇩🇪"]
@@ -24,13 +30,16 @@ def codec(tokenizer_folder: Path) -> TextCodec:
     return TextCodec(tokenizer_folder, SPECIAL)
 
 
+def text_of(codec: TextCodec, ids: Iterable[int]) -> str:
+    detokenizer = Detokenizer(codec.token_bytes)
+    return "".join([*map(detokenizer.add, ids), detokenizer.finish()])
+
+
 def test_any_text_comes_back(codec: TextCodec) -> None:
     @given(st.text())
     def check(text: str) -> None:
         ids = asyncio.run(codec.encode(text)).ids
-        assert detokenize(codec.token_bytes, ids) == text
-        detokenizer = Detokenizer(codec.token_bytes)
-        assert "".join([*map(detokenizer.add, ids), detokenizer.finish()]) == text
+        assert text_of(codec, ids) == text
 
     for text in AWKWARD:
         check = example(text)(check)
@@ -61,7 +70,7 @@ async def test_a_special_tokens_name_in_a_text_is_plain_text(codec: TextCodec, t
     text = f"before {token} after{token}"
     encoded = await codec.encode(text)
     assert not set(encoded.ids.tolist()) & set(SPECIAL.values())
-    assert detokenize(codec.token_bytes, encoded.ids) == text
+    assert text_of(codec, encoded.ids) == text
 
 
 def test_every_id_has_bytes_but_the_special_ones(codec: TextCodec) -> None:
@@ -69,7 +78,7 @@ def test_every_id_has_bytes_but_the_special_ones(codec: TextCodec) -> None:
     empty = [index for index, piece in enumerate(codec.token_bytes) if not piece]
     assert empty == list(SPECIAL.values())
     assert {bytes([byte]) for byte in range(256)} <= set(codec.token_bytes)
-    assert detokenize(codec.token_bytes, SPECIAL.values()) == ""
+    assert text_of(codec, SPECIAL.values()) == ""
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,73 @@ async def test_a_long_text_keeps_neither_others_nor_the_loop_waiting(codec: Text
     assert not long.done()
     assert len(short.ids) >= LONG_TEXT // 4
     long.cancel()
+
+
+async def test_a_text_without_borders_keeps_no_other_long_text_waiting(codec: TextCodec) -> None:
+    endless = asyncio.create_task(codec.encode("a" * 1_000_000))
+    await asyncio.sleep(0)
+    await codec.encode("word " * LONG_TEXT)
+    assert not endless.done()
+    assert len((await endless).ids) > 0
+
+
+def test_no_text_has_fewer_tokens_than_its_bytes_allow(codec: TextCodec) -> None:
+    longest_word = max(filter(bytes.isascii, codec.token_bytes), key=len).decode()
+
+    @given(st.text())
+    def check(text: str) -> None:
+        assert codec.fewest_tokens(text) <= len(asyncio.run(codec.encode(text)).ids)
+
+    for text in (*AWKWARD, longest_word * 50):
+        check = example(text)(check)
+    check()
+    assert codec.longest_token == max(map(len, codec.token_bytes))
+
+
+async def test_a_deadline_ends_an_encoding_between_two_pieces(codec: TextCodec, monkeypatch) -> None:
+    encode, begun, may_end = codec._encode, [], threading.Event()
+
+    def held_up(text: str, begin: int) -> Encoded:
+        begun.append(begin)
+        may_end.wait(10)
+        return encode(text, begin)
+
+    monkeypatch.setattr(codec, "_encode", held_up)
+    clock = LoopClock()
+    with pytest.raises(DeadlineExceeded):
+        async with until(clock.now_s() + 0.02, clock):
+            await codec.encode("word " * LONG_TEXT)
+    may_end.set()
+    await codec.encode("word " * LONG_TEXT)
+    assert begun.count(0) == 2
+    assert len(begun) == 1 + len(list(pieces("word " * LONG_TEXT, LONG_TEXT)))
+
+
+async def test_nothing_is_begun_behind_the_deadline() -> None:
+    clock = LoopClock()
+    with pytest.raises(DeadlineExceeded):
+        async with until(clock.now_s() - 0.001, clock):
+            pytest.fail("the block has begun")
+
+
+def test_an_added_token_that_a_cut_may_divide_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
+    data = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(with_added_token(data, "v1.5")), encoding="utf-8")
+    with pytest.raises(ValueError, match="added token 'v1.5', which a cut may divide"):
+        TextCodec(tmp_path, SPECIAL)
+
+
+def test_a_tokenizer_that_changes_texts_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
+    data = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    data["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match="changes the texts that it reads"):
+        TextCodec(tmp_path, SPECIAL)
+
+
+def with_added_token(data: dict, content: str) -> dict:
+    token = {"id": 32_000, "content": content, "special": False, "single_word": False, "lstrip": False}
+    return {**data, "added_tokens": [*data["added_tokens"], {**token, "rstrip": False, "normalized": False}]}
 
 
 def test_a_damaged_tokenizer_is_named(tokenizer_folder: Path, tmp_path: Path) -> None:
