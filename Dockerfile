@@ -62,6 +62,12 @@ CMD ["tritonserver", \
      "--log-verbose=0", \
      "--grpc-address=0.0.0.0", \
      "--grpc-port=8001", \
+     "--grpc-keepalive-time=5000", \
+     "--grpc-keepalive-timeout=5000", \
+     "--grpc-keepalive-permit-without-calls=1", \
+     "--grpc-http2-max-pings-without-data=0", \
+     "--grpc-http2-min-recv-ping-interval-without-data=1000", \
+     "--grpc-http2-max-ping-strikes=0", \
      "--http-address=127.0.0.1", \
      "--http-port=8000", \
      "--metrics-address=0.0.0.0", \

@@ -1,6 +1,6 @@
 """Writes a bundle: graphs and weights, tokenizer, model card and the manifest that vouches for all of them.
 
-Everything is written to a temporary folder beside the target and renamed at the end, so that a bundle is whole or
+Everything is written to a folder beside the target that changes places with it at the end, so that a bundle is whole or
 absent, and an export that fails leaves what stood there before.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import onnx
 
 from deploy.graphs.storage import write_graphs
 from deploy.model_card import render_card
+from deploy.replacement import put_in_place, staging_beside
 from deploy.triton.manifest import MANIFEST_NAME, CrfScores, Limits, Manifest, load_manifest, record_file
 from model.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES
 
@@ -65,12 +65,10 @@ def write_bundle(contents: BundleContents, tokenizer: Path, output: Path, *, ove
     Raises:
         ValueError: the output is taken, or the tokenizer does not fit the model.
     """
-    check_output(output, overwrite)
     special_tokens = read_special_tokens(tokenizer, int(contents.config["vocab_size"]))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as workshop:
-        folder = Path(workshop) / "new"
-        (folder / GRAPHS).mkdir(parents=True)
+    with staging_beside(output) as folder:
+        check_output(output, overwrite)
+        (folder / GRAPHS).mkdir()
         for name in COPIED_FILES:
             if (tokenizer / name).exists():
                 shutil.copyfile(tokenizer / name, folder / name)
@@ -79,9 +77,7 @@ def write_bundle(contents: BundleContents, tokenizer: Path, output: Path, *, ove
         manifest = _describe(contents, folder, special_tokens, shards)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         load_manifest(folder)
-        if output.exists():
-            output.rename(Path(workshop) / "old")
-        folder.rename(output)
+        put_in_place(folder, output)
     return manifest
 
 

@@ -16,6 +16,7 @@ from deploy.difference import TOLERANCES
 from deploy.graphs.catalog import DEFAULT_OPSET, GRAPHS, build_graph
 from deploy.graphs.precision import Narrower
 from deploy.graphs.storage import write_graphs
+from deploy.replacement import recover
 from deploy.triton.manifest import PRECISIONS, CrfScores, Limits, Manifest
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def export_bundle(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    recover(output)
     check_output(output, overwrite)
     provenance = dict(provenance or {})
     config = config_fields(model)

@@ -28,6 +28,20 @@ HEALTH_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 15.0
 """An idle server takes 4 seconds to unload its models."""
 
+KEEPALIVE = {
+    # A client that vanished in silence (its host is gone, packets are dropped) is noticed within 5 + 5 s, and its rows
+    # leave the engine; by default only after two hours.
+    "grpc-keepalive-time": 5000,
+    "grpc-keepalive-timeout": 5000,
+    "grpc-keepalive-permit-without-calls": 1,
+    # The gateway pings every 5 s for the same reason. Without these the third ping of a quiet connection counts as an
+    # attack ("too_many_pings"), and the connection is closed with all of its streams.
+    "grpc-http2-max-pings-without-data": 0,
+    "grpc-http2-min-recv-ping-interval-without-data": 1000,
+    "grpc-http2-max-ping-strikes": 0,
+}
+"""What every Triton is started with so that both ends notice a lost peer; times in ms. The Dockerfile says the same."""
+
 LOG_LINES = 25
 TETHER = Path(__file__).with_name("tether.py")
 
@@ -85,6 +99,7 @@ class LaunchPlan:
             "allow-http": "false",
             "grpc-address": LOOPBACK,
             "grpc-port": self.grpc_port,
+            **KEEPALIVE,
             "metrics-address": LOOPBACK,
             "metrics-port": self.metrics_port,
             "allow-gpu-metrics": str(has_gpu()).lower(),

@@ -22,7 +22,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from deploy.profiles import Backend, Profile
 from deploy.triton.limits import EngineSettings
-from deploy.triton.manifest import Manifest
+from deploy.triton.manifest import Limits, Manifest
 from deploy.triton.wire import REQUEST_TENSORS, RESPONSE_TENSORS, TensorSpec
 
 GENERATOR = "generator"
@@ -53,8 +53,14 @@ def interfaces(vocabulary: int) -> dict[str, Interface]:
     }
 
 
-def model_configs(manifest: Manifest, backend: Backend, profile: Profile) -> dict[str, triton.ModelConfig]:
-    """The configuration of every model. Raises ValueError where the profile does not fit the backend."""
+def model_configs(
+    manifest: Manifest, bundle_sha256: str, backend: Backend, profile: Profile
+) -> dict[str, triton.ModelConfig]:
+    """The configuration of every model.
+
+    Each names the bundle that it serves, in the parameters `bundle` and `bundle_sha256`, so that a client that holds
+    another one can tell. Raises ValueError where the profile does not fit the backend.
+    """
     if profile.gpu and backend is Backend.PYTHON:
         raise ValueError(f"profile {profile.name} needs Triton's ONNX Runtime backend: pass --backend onnxruntime")
     vocabulary = int(manifest.config["vocab_size"])
@@ -62,7 +68,12 @@ def model_configs(manifest: Manifest, backend: Backend, profile: Profile) -> dic
         name: _stateless(name, interface, manifest.limits.max_batch_size, backend, profile)
         for name, interface in interfaces(vocabulary).items()
     }
-    return {**configs, GENERATOR: _generator(profile)}
+    configs[GENERATOR] = _generator(manifest.limits, profile)
+    for config in configs.values():
+        config.MergeFrom(
+            triton.ModelConfig(parameters=_parameters({"bundle": manifest.name, "bundle_sha256": bundle_sha256}))
+        )
+    return configs
 
 
 def to_text(config: triton.ModelConfig) -> str:
@@ -103,9 +114,14 @@ def _stateless(
     return config
 
 
-def _generator(profile: Profile) -> triton.ModelConfig:
+def _generator(limits: Limits, profile: Profile) -> triton.ModelConfig:
     settings = EngineSettings(
-        slots=profile.slots, threads=profile.threads, prefill_tokens=profile.prefill_tokens, verify=True
+        slots=profile.slots,
+        max_source_tokens=limits.max_source_tokens,
+        max_target_tokens=limits.max_target_tokens,
+        threads=profile.threads,
+        prefill_tokens=profile.prefill_tokens,
+        verify=True,
     )
     return triton.ModelConfig(
         name=GENERATOR,

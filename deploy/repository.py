@@ -28,10 +28,10 @@ from pathlib import Path, PurePosixPath
 from google.protobuf.message import Message
 
 from deploy import model_config
-from deploy.exchange import put_in_place, workshop_beside
 from deploy.profiles import Backend, Profile
+from deploy.replacement import put_in_place, recover, staging_beside
 from deploy.triton.engine import GRAPHS as ENGINE_GRAPHS
-from deploy.triton.manifest import ENGINE_PACKAGE, MANIFEST_NAME, Manifest, load_manifest
+from deploy.triton.manifest import ENGINE_PACKAGE, MANIFEST_NAME, Manifest, bundle_digest, load_manifest
 
 STAMP = ".trident-repository.json"
 KEPT = ("README.md", ".gitkeep")
@@ -57,7 +57,7 @@ class Repository:
     """The bundle's name."""
 
     bundle_sha256: str
-    """Digest of its manifest, which holds the digests of all its files."""
+    """SHA-256 of its manifest, which holds the digests of all its files; every model's configuration carries it."""
 
     backend: str
     profile: str
@@ -87,18 +87,20 @@ def build_repository(
         OSError: the folder cannot be written.
     """
     manifest = load_manifest(bundle)
-    configs = model_config.model_configs(manifest, backend, profile)
+    bundle_sha256 = bundle_digest(bundle)
+    configs = model_config.model_configs(manifest, bundle_sha256, backend, profile)
+    recover(output)
     _check_output(output, configs)
     made_of = {
-        "bundle_sha256": _digest([bundle / MANIFEST_NAME]),
+        "bundle_sha256": bundle_sha256,
         "backend": backend.value,
         "profile": asdict(profile),
-        "source_sha256": _digest([*GENERATOR_SOURCES, *sorted(ENGINE_SOURCE.glob("*.py"))]),
+        "source_sha256": _digest([*GENERATOR_SOURCES, *engine_sources()]),
     }
     rebuilt = overwrite or not _is_current(output, made_of)
     if rebuilt:
-        with workshop_beside(output) as workshop:
-            folder, files = workshop / "new", BundleFiles(bundle, manifest)
+        with staging_beside(output) as folder:
+            files = BundleFiles(bundle, manifest)
             for name, config in configs.items():
                 _write_model(folder / name, config, files, backend)
             for name in KEPT:
@@ -109,7 +111,7 @@ def build_repository(
     return Repository(
         path=str(output),
         bundle=manifest.name,
-        bundle_sha256=str(made_of["bundle_sha256"]),
+        bundle_sha256=bundle_sha256,
         backend=backend.value,
         profile=profile.name,
         models=tuple(configs),
@@ -166,11 +168,17 @@ def _write_python_model(version: Path, module: str, graphs: Iterable[str], files
     """The part of the bundle that the model reads, and the code that reads it."""
     for name in (MANIFEST_NAME, *files.manifest.files_of(graphs)):
         files.place(name, version / name)
-    (version / ENGINE_PACKAGE).mkdir()
-    for source in ENGINE_SOURCE.glob("*.py"):
-        shutil.copyfile(source, version / ENGINE_PACKAGE / source.name)
+    for source in engine_sources():
+        target = version / ENGINE_PACKAGE / source.relative_to(ENGINE_SOURCE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
     text = MODEL_FILE.format(package=ENGINE_PACKAGE, module=module)
     (version / "model.py").write_text(text, encoding="utf-8")
+
+
+def engine_sources() -> list[Path]:
+    """The code that runs inside Triton, its subpackages included."""
+    return sorted(ENGINE_SOURCE.rglob("*.py"))
 
 
 def _check_output(output: Path, models: Iterable[str]) -> None:
@@ -224,6 +232,6 @@ def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()

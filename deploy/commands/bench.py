@@ -36,6 +36,7 @@ def load(
 
     from deploy.benchmark import arrivals, report, workload
     from deploy.benchmark import load as generator
+    from deploy.replacement import write_text
 
     times = arrivals.trace(trace, duration, speedup) if trace else arrivals.poisson(rate, duration, seed)
     source = (
@@ -55,8 +56,7 @@ def load(
         "seed": seed,
     }
     result = generator.record(name, settings, samples)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(output, json.dumps(result, indent=1) + "\n")
     figures = report.summarise(result)
     if as_json:
         typer.echo(json.dumps(figures, allow_nan=False))
@@ -76,6 +76,7 @@ def make_report(
 ) -> None:
     """Write the table of some results into a document."""
     from deploy.benchmark import report
+    from deploy.replacement import write_text
 
     if not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
@@ -85,5 +86,5 @@ def make_report(
         raise ValueError("results of `bench load` and of `bench train` do not fit one table: name one kind")
     table = report.training_table(loaded) if any(of_training) else report.table(loaded)
     text = document.read_text(encoding="utf-8")
-    document.write_text(report.replace_between(text, section, table), encoding="utf-8")
+    write_text(document, report.replace_between(text, section, table))
     typer.echo(f"{document}: {len(loaded)} runs in section {section}")

@@ -18,6 +18,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, external_data_helper
 
+from deploy.replacement import staging_beside
+
 SHARD_BYTES = 45_000_000
 """Largest shard. A single tensor of more gets a shard of its own."""
 
@@ -97,13 +99,28 @@ def write_graphs(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[st
 def save_single(model: onnx.ModelProto, path: Path) -> list[Path]:
     """Write one graph to `path`, its weights inside, or beside it as `NAME.onnx.data` where they would not fit.
 
-    Returns the files written.
+    What stood there stays until the new files are whole. Returns the files written. Raises ValueError
+    where `path` is a folder or a device.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file that could be replaced: choose another output")
     data = path.with_name(path.name + ".data")
-    data.unlink(missing_ok=True)
     external = model.ByteSize() > LARGEST_SINGLE_FILE
-    onnx.save_model(model, str(path), save_as_external_data=external, location=data.name, size_threshold=INLINE_BYTES)
+    with staging_beside(path) as staging:
+        onnx.save_model(
+            model,
+            str(staging / path.name),
+            save_as_external_data=external,
+            location=data.name,
+            size_threshold=INLINE_BYTES,
+        )
+        if external:
+            # Never a graph beside another one's weights: for a moment there is none.
+            path.unlink(missing_ok=True)
+            (staging / data.name).replace(data)
+        (staging / path.name).replace(path)
+        if not external:
+            data.unlink(missing_ok=True)
     return [path, data] if external else [path]
 
 

@@ -31,7 +31,7 @@ Value = TypeVar("Value")
 
 
 class BundleError(ValueError):
-    """A bundle that is incomplete, changed or not a bundle; the message names the file and the mend."""
+    """A bundle that is incomplete, changed or not a bundle; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,9 +171,9 @@ def load_manifest(folder: Path | str, *, verify: bool = True, graphs: Iterable[s
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BundleError(f"{path} does not exist: {folder} is not a bundle (`trident export` writes one)") from None
+        raise BundleError(f"{path} does not exist: {_why_absent(folder)}") from None
     except ValueError as error:
-        raise BundleError(f"{path} is not JSON ({error}): {mend_of(path)}") from None
+        raise BundleError(f"{path} is not JSON ({error}): {fix_for(path)}") from None
     manifest = parse_manifest(data)
     if verify:
         verify_files(manifest, folder, manifest.files if graphs is None else manifest.files_of(graphs))
@@ -227,18 +227,35 @@ def verify_files(manifest: Manifest, folder: Path, names: Iterable[str]) -> None
         try:
             found = record_file(path)
         except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}): {mend_of(path)}") from None
+            raise BundleError(f"{path} cannot be read ({error.strerror}): {fix_for(path)}") from None
         if found.bytes != expected.bytes:
-            raise BundleError(f"{path} has {found.bytes} bytes, the manifest says {expected.bytes}: {mend_of(path)}")
+            raise BundleError(f"{path} has {found.bytes} bytes, the manifest says {expected.bytes}: {fix_for(path)}")
         if found != expected:
-            raise BundleError(f"{path} differs from the manifest's digest: {mend_of(path)}")
+            raise BundleError(f"{path} differs from the manifest's digest: {fix_for(path)}")
 
 
-def mend_of(path: Path) -> str:
+def fix_for(path: Path) -> str:
     """What to do about a damaged file of a bundle, or of the copy of it that a model repository holds."""
     if any((folder / ENGINE_PACKAGE).is_dir() for folder in (path.parent, path.parent.parent)):
         return "build the model repository again (trident repository build --overwrite)"
     return "fetch or export the bundle again"
+
+
+def set_aside(folder: Path) -> Path:
+    """Where what stood at `folder` waits while something new takes its place in two steps."""
+    return folder.parent / f".{folder.name}.replaced"
+
+
+def bundle_digest(folder: Path | str) -> str:
+    """What names a bundle's exact contents: the SHA-256 of its manifest, which holds the digests of all its files.
+
+    Two programs serve the same bundle if, and only if, they hold equal digests. Raises BundleError where there is none.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        return record_file(path).sha256
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): {fix_for(path)}") from None
 
 
 def record_file(path: Path) -> FileRecord:
@@ -250,6 +267,13 @@ def record_file(path: Path) -> FileRecord:
             md5.update(chunk)
             size += len(chunk)
     return FileRecord(bytes=size, sha256=sha256.hexdigest(), md5=md5.hexdigest())
+
+
+def _why_absent(folder: Path) -> str:
+    aside = set_aside(folder)
+    if (aside / MANIFEST_NAME).is_file():
+        return f"its replacement was interrupted, and the bundle that stood there is now {aside}: move it back"
+    return f"{folder} is not a bundle (`trident export` writes one)"
 
 
 def _get(data: Mapping[str, Any], name: str, kind: type[Value]) -> Value:

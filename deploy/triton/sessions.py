@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from .manifest import BundleError, mend_of
+from .manifest import BundleError, fix_for
 
 NUMPY_TYPES = {
     "tensor(float)": np.dtype(np.float32),
@@ -42,4 +42,4 @@ def open_session(path: Path, *, threads: int = 0, keeps_memory: bool = True) -> 
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         # ONNX Runtime's exceptions share no base class but Exception.
-        raise BundleError(f"{path} cannot be loaded ({error}): {mend_of(path)}") from error
+        raise BundleError(f"{path} cannot be loaded ({error}): {fix_for(path)}") from error

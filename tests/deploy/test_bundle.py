@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from deploy import replacement
 from deploy.bundle import BundleContents, read_special_tokens, write_bundle
 from deploy.graphs.builder import GraphBuilder
 from deploy.model_card import render_card
@@ -81,6 +87,98 @@ def test_a_bundle_is_replaced_when_asked(contents: BundleContents, tokenizer_fol
     write_bundle(replace(contents, name="other"), tokenizer_folder, tmp_path / "bundle", overwrite=True)
     assert load_manifest(tmp_path / "bundle").name == "other"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+WITHOUT_EXCHANGE = [pytest.param(False, id="names exchanged"), pytest.param(True, id="renamed twice")]
+
+
+@pytest.mark.parametrize("renamed_twice", WITHOUT_EXCHANGE)
+def test_an_old_bundle_outlives_a_replacement_that_fails(
+    contents: BundleContents,
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    renamed_twice: bool,
+) -> None:
+    bundle = tmp_path / "bundle"
+    write_bundle(contents, tokenizer_folder, bundle)
+    rename, renamed = os.rename, []
+
+    def fail_once(source: Path, target: Path) -> None:
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    if renamed_twice:
+        monkeypatch.setattr(replacement, "_exchange", unsupported)
+        with pytest.raises(OSError, match="Input/output error"):
+            write_bundle(replace(contents, name="other"), tokenizer_folder, bundle, overwrite=True)
+    else:
+        write_bundle(replace(contents, name="other"), tokenizer_folder, bundle, overwrite=True)
+    assert load_manifest(bundle).name == ("test" if renamed_twice else "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def unsupported(*_: object) -> None:
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+KILLED_BETWEEN_RENAMES = """
+import errno, os, signal, sys
+from pathlib import Path
+from deploy import replacement
+
+def unsupported(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+replacement._exchange = unsupported
+rename = os.rename
+os.rename = lambda *names: (rename(*names), os.kill(os.getpid(), signal.SIGKILL))
+target = Path(sys.argv[1])
+with replacement.staging_beside(target) as staging:
+    replacement.put_in_place(staging, target)
+"""
+
+
+@pytest.fixture
+def interrupted(contents: BundleContents, tokenizer_folder: Path, tmp_path: Path) -> Path:
+    """A bundle whose replacement was killed when the old one had gone, and the new one had not come."""
+    bundle = tmp_path / "bundle"
+    write_bundle(contents, tokenizer_folder, bundle)
+    killed = subprocess.run([sys.executable, "-c", KILLED_BETWEEN_RENAMES, str(bundle)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not bundle.exists()
+    return bundle
+
+
+def test_loading_says_where_an_interrupted_replacement_left_the_old_bundle(interrupted: Path) -> None:
+    with pytest.raises(BundleError, match=r"interrupted, and the bundle that stood there is now (\S+): move") as caught:
+        load_manifest(interrupted)
+    aside = Path(str(caught.value).split("is now ")[1].removesuffix(": move it back"))
+    aside.rename(interrupted)
+    assert load_manifest(interrupted).name == "test"
+
+
+def test_the_next_write_puts_an_interrupted_bundle_back_before_anything_else(
+    contents: BundleContents, tokenizer_folder: Path, interrupted: Path
+) -> None:
+    with pytest.raises(ValueError, match="already holds a bundle"):
+        write_bundle(replace(contents, name="other"), tokenizer_folder, interrupted)
+    assert load_manifest(interrupted).name == "test"
+    write_bundle(replace(contents, name="other"), tokenizer_folder, interrupted, overwrite=True)
+    assert load_manifest(interrupted).name == "other"
+    assert [path.name for path in interrupted.parent.iterdir()] == ["bundle"]
+
+
+def test_a_neighbour_of_a_similar_name_is_left_alone(
+    contents: BundleContents, tokenizer_folder: Path, interrupted: Path
+) -> None:
+    write_bundle(contents, tokenizer_folder, interrupted.with_name("bun"))
+    write_bundle(contents, tokenizer_folder, interrupted.with_name("bundle-2"))
+    with pytest.raises(BundleError, match="interrupted"):
+        load_manifest(interrupted)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from deploy.cli import app
 from deploy.installation import Installation
-from deploy.launcher import LaunchPlan, free_ports
+from deploy.launcher import KEEPALIVE, LaunchPlan, free_ports
 from deploy.supervisor import Supervisor
 from service.settings import Settings
 from tests.waiting import wait_until
@@ -31,6 +31,7 @@ SHARED_DEFAULTS = (
     "strict-readiness",
     "log-verbose",
     "disable-auto-complete-config",
+    *KEEPALIVE,
 )
 """What every start of Triton says alike."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,30 @@ def test_a_graph_too_large_for_one_file_gets_a_second(
     written = save_single(scaled("one", weights), tmp_path / "one.onnx")
     assert [path.name for path in written] == ["one.onnx", "one.onnx.data"]
     assert new_session(written[0]).get_inputs()[0].name == "x"
+
+
+def test_an_old_graph_outlives_a_write_that_fails(
+    tmp_path: Path, weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = scaled("old", weights)
+    save_single(old, tmp_path / "one.onnx")
+
+    def fill_the_disk(model: onnx.ModelProto, path: str, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save_model", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_single(scaled("new", weights), tmp_path / "one.onnx")
+    assert load_graph(tmp_path / "one.onnx") == old
+    assert [path.name for path in tmp_path.iterdir()] == ["one.onnx"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, weights: dict[str, np.ndarray]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is no file"):
+        save_single(scaled("one", weights), tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x08"])

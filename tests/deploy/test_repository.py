@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +14,11 @@ import pytest
 from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2 as triton
 
+from deploy import repository
 from deploy.profiles import PROFILES, Backend, Profile, ProfileName
 from deploy.repository import build_repository
 from deploy.triton.limits import EngineSettings
-from deploy.triton.manifest import load_manifest
+from deploy.triton.manifest import bundle_digest, load_manifest
 from deploy.triton.wire import REQUEST_TENSORS, RESPONSE_TENSORS
 from tests.deploy.repository_files import read_config
 
@@ -77,7 +81,58 @@ def test_the_generator_is_decoupled_and_speaks_the_wire_format(built: Path) -> N
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert EngineSettings.from_parameters(parameters) == EngineSettings(slots=32)
     assert parameters.keys() == {"slots", "max_source_tokens", "max_target_tokens", "threads", "prefill_tokens",
-                                 "warm_positions", "verify"}  # fmt: skip
+                                 "warm_positions", "verify", "bundle", "bundle_sha256"}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [*STATELESS, "generator"])
+def test_every_model_names_the_bundle_that_it_serves(built: Path, nano_bundle: Path, model: str) -> None:
+    parameters = read_config(built, model).parameters
+    assert parameters["bundle"].string_value == "trident-nano"
+    expected = hashlib.sha256((nano_bundle / "manifest.json").read_bytes()).hexdigest()
+    assert parameters["bundle_sha256"].string_value == expected == bundle_digest(nano_bundle)
+
+
+def test_another_manifest_is_another_digest(tmp_path: Path, nano_bundle: Path) -> None:
+    other = shutil.copytree(nano_bundle, tmp_path / "other")
+    manifest = other / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"trident-nano"', '"trident-nanu"'))
+    built = build_repository(other, tmp_path / "r", backend=Backend.PYTHON, profile=CPU)
+    assert built.bundle_sha256 == bundle_digest(other) != bundle_digest(nano_bundle)
+    assert read_config(tmp_path / "r", "qa").parameters["bundle"].string_value == "trident-nanu"
+
+
+def test_the_engine_s_limits_are_the_bundle_s(tmp_path: Path, nano_bundle: Path) -> None:
+    """Neither below them, where the gateway would send what the engine refuses, nor left to a default."""
+    larger = shutil.copytree(nano_bundle, tmp_path / "larger")
+    manifest = json.loads((larger / "manifest.json").read_text())
+    manifest["limits"] |= {"max_source_tokens": 4096, "max_target_tokens": 640}
+    (larger / "manifest.json").write_text(json.dumps(manifest))
+    build_repository(larger, tmp_path / "r", backend=Backend.PYTHON, profile=CPU)
+    parameters = read_config(tmp_path / "r", "generator").parameters
+    assert parameters["max_source_tokens"].string_value == "4096"
+    assert parameters["max_target_tokens"].string_value == "640"
+
+
+def test_subpackages_of_the_engine_are_copied_without_caches(
+    tmp_path: Path, nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shutil.copytree(repository.ENGINE_SOURCE, tmp_path / "engine")
+    (source / "inner" / "__pycache__").mkdir(parents=True)
+    (source / "inner" / "__init__.py").write_text("")
+    (source / "inner" / "part.py").write_text("ANSWER = 1\n")
+    (source / "inner" / "__pycache__" / "part.cpython-311.pyc").write_bytes(b"cache")
+    monkeypatch.setattr(repository, "ENGINE_SOURCE", source)
+
+    def build() -> bool:
+        return build_repository(nano_bundle, tmp_path / "r", backend=Backend.PYTHON, profile=CPU).rebuilt
+
+    assert build()
+    copied = tmp_path / "r" / "generator" / "1" / "trident_engine"
+    assert (copied / "inner" / "part.py").read_text() == "ANSWER = 1\n"
+    assert not list(copied.rglob("*.pyc"))
+    assert not build()
+    (source / "inner" / "part.py").write_text("ANSWER = 2\n")
+    assert build()
 
 
 def test_a_profile_reaches_the_models(tmp_path: Path, nano_bundle: Path) -> None:

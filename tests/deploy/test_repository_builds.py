@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from deploy import repository
-from deploy.exchange import put_in_place
 from deploy.profiles import PROFILES, Backend, Profile, ProfileName
+from deploy.replacement import put_in_place
 from deploy.repository import STAMP, build_repository
 from deploy.triton.manifest import BundleError, load_manifest
 from tests.deploy.repository_files import read_config
@@ -184,7 +184,7 @@ def test_folders_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         raise OSError(code, "unsupported")
 
     if code is not None:
-        monkeypatch.setattr("deploy.exchange._exchange", unsupported)
+        monkeypatch.setattr("deploy.replacement._exchange", unsupported)
     new, target = tmp_path / "new", tmp_path / "target"
     new.mkdir()
     put_in_place(new, target)
