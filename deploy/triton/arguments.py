@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from .manifest import MANIFEST_NAME, BundleError, load_manifest, record_file
+from .manifest import BundleError, bundle_digest, load_manifest
 
 
 def read_parameters(args: Mapping[str, str]) -> dict[str, str]:
@@ -19,18 +19,15 @@ def model_folder(args: Mapping[str, str]) -> Path:
     """The folder of the version to load, which holds its part of the bundle.
 
     Raises:
-        BundleError: the configuration was written for another bundle (`bundle`, its name, and `bundle_sha256`, the
-            SHA-256 of its manifest.json) than lies here.
+        BundleError: another bundle lies there than the configuration was written for (`bundle`, its name, and
+            `bundle_sha256`, its digest).
     """
     folder, parameters = Path(args["model_repository"]) / args["model_version"], read_parameters(args)
-    if "bundle_sha256" in parameters:
-        path, expected = folder / MANIFEST_NAME, parameters["bundle_sha256"]
-        # Read first: what is no manifest at all is told as such.
-        name, found = load_manifest(folder, verify=False).name, record_file(path).sha256
-        if found != expected:
-            raise BundleError(
-                f"config.pbtxt was written for the bundle {parameters.get('bundle', '?')} ({expected[:12]}), {path} "
-                f"belongs to {name} ({found[:12]}): build the model repository again (trident repository build "
-                "--overwrite)"
-            )
+    expected = parameters.get("bundle_sha256")
+    if expected is not None and (found := bundle_digest(folder)) != expected:
+        raise BundleError(
+            f"config.pbtxt was written for the bundle {parameters.get('bundle', '?')} ({expected[:12]}), but {folder} "
+            f"holds {load_manifest(folder, verify=False).name} ({found[:12]}): build the model repository again "
+            "(trident repository build --overwrite)"
+        )
     return folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -134,3 +136,84 @@ def test_beams_without_a_finite_score_end_with_an_error() -> None:
     step = beams.advance(np.full((2, VOCABULARY), np.nan, np.float32))
     assert step.finish_reason is FinishReason.ERROR
     assert beams.tokens == []
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Texts that repeat one of a few letters and may end after each of them, so that few beams follow all of them."""
+
+    letters: int
+    longest: int
+    scores: np.ndarray
+    """[letter, length, (end, go on)]; at length 0 only the first letter's end counts."""
+
+    @classmethod
+    def random(cls, seed: int, letters: int, longest: int) -> Chains:
+        random = np.random.default_rng(seed)
+        return cls(letters, longest, random.standard_normal((letters, longest, 2)).astype(np.float32) * 2)
+
+    def row(self, path: list[int]) -> np.ndarray:
+        """Scores of the next token."""
+        row = np.full(self.letters + 1, -np.inf, np.float32)
+        if path:
+            row[[END, path[0]]] = self.scores[path[0] - 1, len(path)]
+        else:
+            row[END], row[1:] = self.scores[0, 0, 0], self.scores[:, 0, 1]
+        return row
+
+    def log_probability(self, path: tuple[int, ...]) -> float:
+        """Of a path, its end included if it has one."""
+        total = 0.0
+        for position, token in enumerate(path):
+            row = self.row(list(path[:position])).astype(np.float64)
+            total += float(row[token] - np.log(np.exp(row).sum()))
+        return total
+
+    def answers(self, size: int) -> list[tuple[tuple[int, ...], FinishReason]]:
+        """All of `size` letters."""
+        reason = FinishReason.LENGTH if size == self.longest else FinishReason.STOP
+        return [(path, reason) for path in {(letter,) * size for letter in range(1, self.letters + 1)}]
+
+    def rank(self, answer: tuple[tuple[int, ...], FinishReason], penalty: float) -> float:
+        """As the search ranks it."""
+        path, reason = answer
+        steps = path if reason is FinishReason.LENGTH else (*path, END)
+        return self.log_probability(steps) / len(steps) ** penalty
+
+
+def plain_search(chains: Chains, beams: int, penalty: float) -> tuple[float, int]:
+    """The best rank by the rule that the module states, and the steps it took; nothing is ever left out."""
+    ranks: list[float] = []
+    for step in range(1, chains.longest + 1):
+        ranks += [chains.rank(answer, penalty) for answer in chains.answers(step - 1)]
+        if step < chains.longest:
+            living = [chains.log_probability((letter,) * step) for letter in range(1, chains.letters + 1)]
+            best_answers = sorted(ranks, reverse=True)[:beams]
+            if len(best_answers) == beams and best_answers[-1] >= max(living) / step**penalty:
+                return max(ranks), step
+    return max(ranks + [chains.rank(answer, penalty) for answer in chains.answers(chains.longest)]), chains.longest
+
+
+@pytest.mark.parametrize(("letters", "beams"), [(1, 2), (1, 3), (2, 4), (2, 5)])
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 0.6, 1.0, 2.0])
+def test_the_search_stops_as_its_rule_says(letters: int, beams: int, penalty: float) -> None:
+    """Where length is not rewarded, no text that was never looked at can be better: the answer is the best of all."""
+    took, missed = Counter[int](), 0
+    for seed in range(40):
+        chains = Chains.random(seed, letters, longest=6)
+        search = BeamSearch(Sampling(max_new_tokens=6, num_beams=beams, length_penalty=penalty), RULES)
+        paths: list[list[int]] = [[] for _ in range(beams)]
+        reason, steps = FinishReason.RUNNING, 0
+        while reason is FinishReason.RUNNING:
+            step = search.advance(np.stack([chains.row([token for token in path if token]) for path in paths]))
+            paths = [[*paths[parent], token] for parent, token in zip(step.parents, step.tokens.tolist(), strict=True)]
+            reason, steps = step.finish_reason, steps + 1
+        found = chains.rank((tuple(search.tokens), reason), penalty)
+        assert (found, steps) == pytest.approx(plain_search(chains, beams, penalty), abs=1e-5)
+        took[steps] += 1
+        best = max(chains.rank(answer, penalty) for size in range(7) for answer in chains.answers(size))
+        missed += found < best - 1e-5
+    assert min(took) < 6, "some searches stop early"
+    assert took[6], "and some do not"
+    if penalty <= 0:
+        assert not missed

@@ -331,21 +331,19 @@ def test_a_sink_that_ends_its_thread_leaves_no_other_row_untold(small_engine: En
 def test_rows_that_come_between_a_step_and_the_end_are_told(
     small_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Submit, then close, after the last step that found nothing: the loop must look again before it ends."""
+    """Submit, then close, after the last step and before the loop looks whether it is to end."""
     engine, collectors = small_engine, []
-    step = engine.step
 
-    def raced() -> bool:
-        ran = step()
-        if not collectors:
-            collectors.append(submit(engine, make_rows(3)))
-            engine.close()
-        return ran
+    def raced() -> Iterator[None]:
+        collectors.append(submit(engine, make_rows(3)))
+        engine.close()
+        yield
 
-    monkeypatch.setattr(engine, "step", raced)
+    monkeypatch.setattr(engine._executor, "trim", raced)
     submit(engine, make_rows(1, first=10, max_new_tokens=1))
     engine.run()
-    assert collectors[0].reasons == dict.fromkeys(range(3), FinishReason.CANCELLED)
+    (collector,) = collectors
+    assert collector.reasons == dict.fromkeys(range(3), FinishReason.CANCELLED)
 
 
 def test_nobody_waits_while_memory_is_given_back(nano_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
