@@ -6,7 +6,6 @@ Short texts need no room: the number of requests in flight bounds them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,7 +23,7 @@ class TextRoom:
         """No text may have more than `limit_bytes`."""
         self._limit, self._clock = limit_bytes, clock
         self.held_bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[asyncio.Future[None], int] = {}
 
     @asynccontextmanager
     async def hold(self, size: int, deadline_s: float) -> AsyncIterator[None]:
@@ -45,15 +44,13 @@ class TextRoom:
             self.held_bytes += size
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
+        self._waiting[turn] = size
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                # Its place in the line is dropped when it comes to the head, which may be now.
-                self._admit()
-            else:
-                self._leave(size)
+            if self._waiting.pop(turn, None) is None and not turn.cancelled():
+                self.held_bytes -= size
+            self._admit()
             raise
 
     def _leave(self, size: int) -> None:
@@ -61,11 +58,12 @@ class TextRoom:
         self._admit()
 
     def _admit(self) -> None:
+        """Let in who is first, and who is behind, as far as there is room."""
         while self._waiting:
-            size, turn = self._waiting[0]
+            turn, size = next(iter(self._waiting.items()))
+            if self.held_bytes + size > self._limit:
+                break
+            del self._waiting[turn]
             if not turn.cancelled():
-                if self.held_bytes + size > self._limit:
-                    return
                 self.held_bytes += size
                 turn.set_result(None)
-            self._waiting.popleft()

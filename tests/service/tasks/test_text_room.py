@@ -44,19 +44,24 @@ async def settle() -> None:
         st.one_of(
             st.integers(17, 100),
             st.tuples(st.sampled_from(["go", "cancel"]), st.integers(0, 20)),
+            st.just("settle"),
         ),
-        max_size=30,
+        max_size=40,
     )
 )
 def test_the_limit_holds_and_the_order_is_that_of_arrival(steps: list) -> None:
     async def run() -> None:
         room, inside, alive = TextRoom(100 * KILO, LoopClock()), [], []
+        everyone: list[Text] = []
         for step in steps:
             if isinstance(step, int):
                 alive.append(Text(room, step, inside))
-            elif alive:
+                everyone.append(alive[-1])
+            elif step != "settle" and alive:
                 text = alive[step[1] % len(alive)]
                 text.may_go.set() if step[0] == "go" else text.cancel()
+            if step != "settle":
+                continue
             await settle()
             alive = [text for text in alive if not text.done()]
             assert room.held_bytes == sum(text.size for text in inside) <= 100 * KILO
@@ -65,7 +70,8 @@ def test_the_limit_holds_and_the_order_is_that_of_arrival(steps: list) -> None:
             assert not waiting or room.held_bytes + waiting[0].size > 100 * KILO, "nobody waits before free room"
         for text in alive:
             text.cancel()
-        await asyncio.gather(*alive, return_exceptions=True)
+        ends = await asyncio.gather(*everyone, return_exceptions=True)
+        assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends)
         assert room.held_bytes == 0
 
     asyncio.run(run())
