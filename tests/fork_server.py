@@ -35,8 +35,8 @@ class Job:
     pickled: bytes
     """A function and its arguments: unpickled where errors are seen."""
     environment: dict[str, str]
-    output: str
-    """File for what it prints, on stdout and on stderr."""
+    outputs: tuple[str, str]
+    """Files for what it prints on stdout and on stderr; one, perhaps, for both."""
 
 
 @dataclass(slots=True)
@@ -114,9 +114,8 @@ def run(job: Job) -> int:
     os.setsid()
     os.environ.clear()
     os.environ.update(job.environment)
-    output = os.open(job.output, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    for stream, output in enumerate(job.outputs, start=1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
     faulthandler.enable()
     try:
         task, arguments = pickle.loads(job.pickled)

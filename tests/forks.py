@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import runpy
 import signal
 import socket
 import subprocess
@@ -19,11 +20,12 @@ from contextlib import suppress
 from functools import cache
 from multiprocessing import Pipe, connection
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import psutil
 
 from tests.fork_server import Job
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = (
@@ -46,13 +48,17 @@ TOLD = 4_000
 class Fork:
     """A process that runs `task(*arguments)`, both of which must be picklable."""
 
-    def __init__(self, task: Callable[..., object], arguments: tuple[Any, ...], environment: dict[str, str]) -> None:
-        self._file = tempfile.NamedTemporaryFile(mode="r", errors="replace")  # noqa: SIM115 (as long as the process)
+    def __init__(
+        self, task: Callable[..., object], arguments: tuple[Any, ...], environment: dict[str, str], *, apart: bool
+    ) -> None:
+        self._stdout = _new_file()
+        self._stderr = _new_file() if apart else self._stdout
         self._status: int | None = None
         self.keeper, theirs = Pipe()
         with theirs:
             socket.send_fds(_server(), [b"."], [theirs.fileno()])
-        self.keeper.send(Job(pickle.dumps((task, arguments)), environment, self._file.name))
+        outputs = (self._stdout.name, self._stderr.name)
+        self.keeper.send(Job(pickle.dumps((task, arguments)), environment, outputs))
         self.pid: int = self.keeper.recv()
 
     @property
@@ -63,9 +69,14 @@ class Fork:
         return self._status
 
     def printed(self) -> str:
-        """What it has printed so far, on stdout and stderr."""
-        self._file.seek(0)
-        return self._file.read()
+        """What it has printed so far, on stdout and, unless that goes apart, on stderr."""
+        self._stdout.seek(0)
+        return self._stdout.read()
+
+    def printed_apart(self) -> str:
+        """What it has printed so far on a stderr that goes apart."""
+        self._stderr.seek(0)
+        return self._stderr.read()
 
     def send_signal(self, number: int) -> None:
         """To the process, if it still runs."""
@@ -94,13 +105,13 @@ class Forks:
     """
 
     def __init__(self, task: Callable[..., object], *arguments: Any, size: int = 1, **environment: str) -> None:
-        shared = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment}
+        shared = {**_environment(), **environment}
         if size > 1:
             shared |= {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.each = []
         for rank in range(size):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {}
-            self.each.append(Fork(task, arguments, shared | own))
+            self.each.append(Fork(task, arguments, shared | own, apart=False))
         self.pid = self.each[0].pid
         self.returncode: int | None = None
 
@@ -172,6 +183,18 @@ class Forks:
         )
 
 
+def completed(task: Callable[..., object], *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """A task run to its end, as `subprocess.run` with captured output returns it."""
+    fork = Fork(task, arguments, _environment(), apart=True)
+    try:
+        if not connection.wait([fork.keeper], FINISH_S):
+            raise subprocess.TimeoutExpired(str(arguments), FINISH_S)
+    finally:
+        fork.kill()
+    assert fork.status is not None
+    return subprocess.CompletedProcess(arguments, fork.status, fork.printed(), fork.printed_apart())
+
+
 def command(*arguments: object) -> None:
     """A task: `trident` with these arguments, as `python -m deploy` runs it."""
     from deploy.cli import main
@@ -180,11 +203,19 @@ def command(*arguments: object) -> None:
     main()
 
 
-def free_port() -> int:
-    """A TCP port that nothing listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def script(*arguments: object) -> None:
+    """A task: `python FILE …`, of a file of the project's."""
+    sys.argv = [str(each) for each in arguments]
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+
+
+def _environment() -> dict[str, str]:
+    """That of the tests, for processes that share two cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def _new_file() -> IO[str]:
+    return tempfile.NamedTemporaryFile(mode="r", errors="replace")
 
 
 @cache

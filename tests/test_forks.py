@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from tests.forks import IMPORTED, ROOT, Forks
+from tests.forks import IMPORTED, ROOT, Forks, completed
 from tests.waiting import wait_until
 
 FOREVER_S = 600
@@ -63,6 +63,12 @@ def test_a_fork_ends_with_the_status_of_any_process(source: str, status: int, pr
     with Forks(run, source) as process:
         assert process.communicate(FOREVER_S) == (printed, None)
         assert process.poll() == status
+
+
+def test_streams_are_kept_apart_where_they_are_asked_for() -> None:
+    source = "import sys; print('said'); print('told', file=sys.stderr); sys.exit(2)"
+    answer = completed(run, source)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "said\n", "told\n")
 
 
 def leave_something_to_do() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.server.installation import why_no_wheel
 from service.settings import Settings
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED_BUNDLE = Settings().bundle
@@ -33,13 +33,6 @@ def a_machine_that_triton_runs_on() -> None:
     reason = why_no_wheel()
     if reason is not None:
         pytest.skip(reason)
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass(kw_only=True)

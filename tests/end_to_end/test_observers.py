@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.conftest import SHIPPED_BUNDLE, Service, free_port
+from tests.end_to_end.conftest import SHIPPED_BUNDLE, Service
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

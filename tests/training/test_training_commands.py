@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,10 +13,10 @@ import pytest
 
 from deploy import cli
 from model.tokenizer import load_tokenizer
+from tests.forks import command, completed
 from tests.training.conftest import WINDOW
 from training.data.shards import read_all_info
 
-ROOT = Path(__file__).resolve().parents[2]
 Trident = Callable[..., tuple[int, str, str]]
 
 
@@ -40,8 +39,8 @@ def test_corpora_become_a_tokenizer_and_shards(trident: Trident, corpora: Path, 
     assert status == 0
     assert told == f"{tmp_path / 'tokenizer'}: 32000 tokens\n"
     assert load_tokenizer(tmp_path / "tokenizer").get_vocab_size() == 32_000
-    command = ("data", "prepare", corpora, "-o", tmp_path / "data", "--tokenizer", tmp_path / "tokenizer")
-    status, told, _ = trident(*command, "--workers", 1, "--qa-window", WINDOW)
+    prepare = ("data", "prepare", corpora, "-o", tmp_path / "data", "--tokenizer", tmp_path / "tokenizer")
+    status, told, _ = trident(*prepare, "--workers", 1, "--qa-window", WINDOW)
     assert status == 0
     tokens = sum(info.tokens for info in read_all_info(prepared))
     assert told.splitlines()[-1] == f"{tmp_path / 'data'}: 12 shards, {tokens:,} tokens"
@@ -54,9 +53,8 @@ def test_a_corpus_that_is_cut_short_is_told_in_one_line(
     (tmp_path / "in/books_en").mkdir(parents=True)
     book = tmp_path / "in/books_en/books_en_00.jsonl.bz2"
     book.write_bytes((corpora / "books_en/books_en_00.jsonl.bz2").read_bytes()[:-20])
-    command = [sys.executable, "-m", "deploy", "data", "prepare", str(tmp_path / "in"), "--output", str(output)]
-    command += ["--tokenizer", str(trained_tokenizer), "--qa-window", str(WINDOW)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    arguments = ["data", "prepare", tmp_path / "in", "--output", output]
+    answer = completed(command, *arguments, "--tokenizer", trained_tokenizer, "--qa-window", WINDOW)
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     assert answer.stderr.splitlines()[-1] == f"error: {book} ends too early: it is cut short; copy it again"
@@ -66,9 +64,9 @@ def test_two_workers_make_the_shards_that_one_makes(
     corpora: Path, trained_tokenizer: Path, tmp_path: Path, prepared: Path
 ) -> None:
     output = tmp_path / "data"
-    command = [sys.executable, "-m", "deploy", "data", "prepare", str(corpora), "--output", str(output), "--json"]
-    command += ["--tokenizer", str(trained_tokenizer), "--workers", "2", "--qa-window", str(WINDOW)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    arguments = ["data", "prepare", corpora, "--output", output, "--json", "--tokenizer", trained_tokenizer]
+    answer = completed(command, *arguments, "--workers", 2, "--qa-window", WINDOW)
+    assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout.splitlines()[-1]) == [asdict(info) for info in read_all_info(prepared)]
     made = {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
     assert made == {path.relative_to(prepared): path.read_bytes() for path in prepared.rglob("*") if path.is_file()}
@@ -76,12 +74,12 @@ def test_two_workers_make_the_shards_that_one_makes(
 
 def test_figures_are_printed_as_json(trident: Trident, finished_run: Path, prepared: Path) -> None:
     weights = ("--checkpoint", finished_run / "weights")
-    for command, file, key in (
+    for task, file, key in (
         ("qa", "squad.json", "f1"),
         ("summary", "dialogsum.jsonl", "rougeL_best"),
         ("generation", "wikipedia_zh.wiki_zh_00.jsonl", "bits_per_byte"),
     ):
-        asked = ("evaluate", command, "--data", prepared / "dev" / file, *weights, "--limit", 2)
+        asked = ("evaluate", task, "--data", prepared / "dev" / file, *weights, "--limit", 2)
         status, told, _ = trident(*asked)
         assert status == 0
         assert isinstance(json.loads(told)[key], float)

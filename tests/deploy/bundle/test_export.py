@@ -23,6 +23,7 @@ from deploy.triton.manifest import load_manifest
 from deploy.triton.sessions import open_session
 from model.configuration import PRESETS, HybridConfig
 from model.network import HybridModel
+from tests.forks import completed, script
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = [
@@ -148,7 +149,7 @@ def test_the_script_writes_an_opset_15_graph_that_runs(checkpoint: Path, tmp_pat
 def test_the_script_takes_bare_weights(nano_model: HybridModel, tmp_path: Path) -> None:
     torch.save(nano_model.state_dict(), tmp_path / "model.pt")
     arguments = ["--input_model", str(tmp_path / "model.pt"), "--output_model", str(tmp_path / "model.onnx")]
-    done = run("deploy/optimize_for_inference.py", *arguments, "--opset", "15", "--enable_fusion")
+    done = completed(script, "deploy/optimize_for_inference.py", *arguments, "--opset", "15", "--enable_fusion")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.onnx").is_file()
 
@@ -156,7 +157,7 @@ def test_the_script_takes_bare_weights(nano_model: HybridModel, tmp_path: Path) 
 def test_the_script_tells_junk_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"junk")
     arguments = ["--input_model", str(tmp_path / "model.pt"), "--output_model", str(tmp_path / "model.onnx")]
-    done = run("deploy/optimize_for_inference.py", *arguments)
+    done = completed(script, "deploy/optimize_for_inference.py", *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path / 'model.pt'} is not a .pt file of tensors")
@@ -164,9 +165,8 @@ def test_the_script_tells_junk_in_one_line(tmp_path: Path) -> None:
 
 def test_the_script_refuses_in_words_with_status_1(checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["--input_model", str(checkpoint), "--output_model", str(tmp_path / "model.onnx")]
-    done = run(
-        "deploy/optimize_for_inference.py", *arguments, "--opset", "15", "--graph", "pointer_step", "--enable_fusion"
-    )
+    arguments += ["--opset", "15", "--graph", "pointer_step", "--enable_fusion"]
+    done = completed(script, "deploy/optimize_for_inference.py", *arguments)
     assert done.returncode == 1
     assert "ScatterElements(reduction=add)" in done.stderr
     assert "Traceback" not in done.stderr

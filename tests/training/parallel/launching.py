@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-from tests.forks import FINISH_S, ROOT, Forks, command, free_port
+from tests.forks import FINISH_S, ROOT, Forks, command
+from tests.ports import free_port
 
 COMPARED = ("loss", "masked", "continuation", "qa", "summary", "router")
 
