@@ -9,6 +9,7 @@ The one that holds whole parameters is `training/local_engine.py`; ZeRO's, which
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
@@ -101,8 +102,7 @@ class Engine(ABC):
         """
         mesh = self.mesh
         part = mesh.data.rank * self.recipe.batch.micro_batches + number
-        place = ((step * (1 << 12) + part) * 64 + mesh.pipeline.rank) * 64 + mesh.sequence.rank
-        torch.manual_seed((self.recipe.run.seed * 0x9E3779B97F4A7C15 + place) % (1 << 63))
+        torch.manual_seed(seed_of(self.recipe.run.seed, step, part, mesh.pipeline.rank, mesh.sequence.rank))
 
     @property
     def recomputes(self) -> bool:
@@ -158,6 +158,12 @@ class Engine(ABC):
     def _is_replica(self, name: str) -> bool:
         """Whether an earlier stage has the same parameter."""
         return name == "embedding.weight" and self.mesh.pipeline.rank > 0
+
+
+def seed_of(*place: int) -> int:
+    """A seed of 64 bits for a place of any coordinates: a digest of all, so that neighbours have nothing in common."""
+    text = ",".join(map(str, place))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 Schedule = Callable[[Engine, StepBatch], Tensor]
