@@ -76,7 +76,7 @@ class CompiledTokenLosses:
         # In one graph or not at all: what the configuration says of this, a GPU's backward thread does not hear.
         self.compiled = torch.compile(tied_token_losses, fullgraph=True, **options)
 
-    def __call__(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    def __call__(self, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Cross-entropy [N] as `HybridModel.token_losses`."""
         count = len(labels_N)
         size = model.cross_entropy.CHUNK if count == model.cross_entropy.CHUNK else PIECE
@@ -85,7 +85,7 @@ class CompiledTokenLosses:
             labels_N = functional.pad(labels_N, (0, missing), value=IGNORE)
         embedding_VD = self.network.embedding.weight
         losses = [
-            self.compiled(states, embedding_VD, labels, smoothing)
+            self.compiled(states, embedding_VD, labels)
             for states, labels in zip(states_ND.split(size), labels_N.split(size), strict=True)
         ]
         return torch.cat(losses)[:count]

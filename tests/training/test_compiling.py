@@ -131,7 +131,7 @@ def test_token_losses_never_run_uncompiled_in_a_backward_thread(recipe: Recipe) 
         try:
             for count in range(2, dynamo.recompile_limit + 3):
                 labels_N = torch.full((count,), 99)
-                compiled(torch.zeros(count, network.config.d_model), network.embedding.weight, labels_N, 0.0)
+                compiled(torch.zeros(count, network.config.d_model), network.embedding.weight, labels_N)
         except FailOnRecompileLimitHit as error:
             faults.append(error)
 
