@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from model.attention import Places, key_mask
+from model.attention import RowPositions, key_mask
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
 from model.cross_entropy import cross_entropy, tied_token_losses
@@ -127,14 +127,14 @@ class HybridModel(PreTrainedModel):
 
     def encode(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Token ids [B,S] → memory [B,S,D], which every head reads."""
-        places = self.source_places(lengths, input_ids.shape[1])
-        hidden_BSD = self.encoder(self.embedding(input_ids), lengths, places)
-        return self.hybrid(hidden_BSD, lengths, places)
+        positions = self.source_positions(lengths, input_ids.shape[1])
+        hidden_BSD = self.encoder(self.embedding(input_ids), lengths, positions)
+        return self.hybrid(hidden_BSD, lengths, positions)
 
-    def source_places(self, lengths: Tensor | None, size: int) -> Places:
+    def source_positions(self, lengths: Tensor | None, size: int) -> RowPositions:
         """Where the tokens of rows of `size` are."""
         width = self.config.d_model // self.config.num_heads
-        return Places(key_mask(lengths, size), make_rotation(size, width, self.device))
+        return RowPositions(key_mask(lengths, size), make_rotation(size, width, self.device))
 
     def logits(self, states: Tensor) -> Tensor:
         """The tied output layer: states […,D] → […,V]."""

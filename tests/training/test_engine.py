@@ -65,7 +65,7 @@ def test_recomputed_layers_keep_less(even: Recipe) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            losses = engine.run(batch.parts[0])  # held, or what is freed lends its address to what comes
+            losses = engine.run(batch.micro_batches[0])  # held, or what is freed lends its address to what comes
         weights = {each.untyped_storage().data_ptr() for each in engine.parameters.values()}
         kept.append(sum(size for place, size in sizes.items() if place not in weights))
         del losses
@@ -79,7 +79,7 @@ def test_dropout_is_a_function_of_the_step_and_the_part(even: Recipe) -> None:
     torch.manual_seed(99)
     again, _ = gradients_of(engine, even)
     assert torch.equal(first, again)
-    part = next(iter(load_batches(even, Mesh(), 0))).parts[0]
+    part = next(iter(load_batches(even, Mesh(), 0))).micro_batches[0]
     draws = []
     for step, number in ((0, 0), (0, 1), (1, 0)):
         engine.seed_dropout(step, number)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from training.planning.blocks import TAGS, Block
 from training.planning.hardware import Cluster
-from training.planning.layout import PricedLayout
 from training.planning.memory import VALUE_BYTES
 from training.planning.messages import BACKWARD, FORWARD, Message, make_message
+from training.planning.priced_layout import PricedLayout
 from training.planning.workload import Network, Work
 
 LOSS_SUMS = 3
