@@ -21,7 +21,7 @@ def key_mask(lengths_B: Tensor | None, size: int) -> Tensor | None:
     return None if lengths_B is None else token_mask(lengths_B, size)[:, None, None]
 
 
-class Places(NamedTuple):
+class RowPositions(NamedTuple):
     """Where the tokens of a source's rows are, for the attention of the rows to themselves."""
 
     mask: Tensor | None
@@ -39,10 +39,10 @@ def merge_heads(mixed_BHSE: Tensor) -> Tensor:
     return mixed_BHSE.transpose(1, 2).flatten(2)
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor, places: Places) -> Tensor:
+def mix(query: Tensor, key: Tensor, value: Tensor, positions: RowPositions) -> Tensor:
     """What whole rows of a source make of their queries, keys and values, each [B,H,S,E] → [B,H,S,E]."""
-    query, key = rotate(query, places.rotation), rotate(key, places.rotation)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=places.mask)
+    query, key = rotate(query, positions.rotation), rotate(key, positions.rotation)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=positions.mask)
 
 
 class SelfAttention(nn.Module):
@@ -54,13 +54,13 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden_BSD: Tensor, places: Places | None = None) -> Tensor:
-        """[B,S,D] → [B,S,D]; without places, causal."""
+    def forward(self, hidden_BSD: Tensor, positions: RowPositions | None = None) -> Tensor:
+        """[B,S,D] → [B,S,D]; without positions, causal."""
         query, key, value = self.projected(hidden_BSD)
-        if places is None:
+        if positions is None:
             mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
-            mixed_BHSE = mix(query, key, value, places)
+            mixed_BHSE = mix(query, key, value, positions)
         return self.out(merge_heads(mixed_BHSE))
 
     def step(self, hidden_B1D: Tensor, keys_BHTE: Tensor, values_BHTE: Tensor, position: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.attention import Places, SelfAttention
+from model.attention import RowPositions, SelfAttention
 from model.configuration import HybridConfig
 from model.layers import FeedForward
 from model.positions import DynamicPositions
@@ -21,9 +21,9 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.d_model, config.encoder_ffn)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_BSD: Tensor, places: Places) -> Tensor:
+    def forward(self, hidden_BSD: Tensor, positions: RowPositions) -> Tensor:
         """[B,S,D] → [B,S,D]."""
-        hidden_BSD = hidden_BSD + self.dropout(self.attention(self.attention_norm(hidden_BSD), places))
+        hidden_BSD = hidden_BSD + self.dropout(self.attention(self.attention_norm(hidden_BSD), positions))
         return hidden_BSD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_BSD)))
 
 
@@ -37,11 +37,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, embedded_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
+    def forward(self, embedded_BSD: Tensor, lengths_B: Tensor | None, positions: RowPositions) -> Tensor:
         """[B,S,D] → [B,S,D]."""
         hidden_BSD = self.begin(embedded_BSD, lengths_B)
         for layer in self.layers:
-            hidden_BSD = layer(hidden_BSD, places)
+            hidden_BSD = layer(hidden_BSD, positions)
         return self.norm(hidden_BSD)
 
     def begin(self, embedded_BSD: Tensor, lengths_B: Tensor | None) -> Tensor:

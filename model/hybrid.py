@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.attention import Places, SelfAttention
+from model.attention import RowPositions, SelfAttention
 from model.configuration import HybridConfig
 from model.recurrence import BidirectionalRecurrence
 
@@ -23,9 +23,9 @@ class HybridUnit(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
+    def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None, positions: RowPositions) -> Tensor:
         """[B,S,D] → [B,S,D]."""
-        mixed_BSD = self.attention(hidden_BSD, places)
+        mixed_BSD = self.attention(hidden_BSD, positions)
         return self.add(hidden_BSD, mixed_BSD, self.recurrence(mixed_BSD, lengths_B))
 
     def add(self, hidden_BSD: Tensor, mixed_BSD: Tensor, recurred_BSD: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ class HybridLayer(nn.Module):
         self.units = nn.ModuleList(HybridUnit(config) for _ in range(config.hybrid_units))
         self.mix = nn.Parameter(torch.zeros(config.hybrid_units))
 
-    def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
+    def forward(self, hidden_BSD: Tensor, lengths_B: Tensor | None, positions: RowPositions) -> Tensor:
         """[B,S,D] → [B,S,D]."""
-        return self.weigh([unit(hidden_BSD, lengths_B, places) for unit in self.units])
+        return self.weigh([unit(hidden_BSD, lengths_B, positions) for unit in self.units])
 
     def weigh(self, states: list[Tensor]) -> Tensor:
         """The units' states by their shares, [B,S,D]."""

@@ -35,22 +35,16 @@ def continuation_loss(
     lengths_B: Tensor | None,
     labels_BT: Tensor,
     *,
-    smoothing: float = 0.0,
     targets: int | None = None,
 ) -> Tensor:
-    """Cross-entropy of the generative decoder; labels are token ids and the end token, then IGNORE.
-
-    `smoothing` is the share of the target probability that is spread evenly over the vocabulary.
-    """
+    """Cross-entropy of the generative decoder; labels are token ids and the end token, then IGNORE."""
     states_BTD = model.decoder_states("generative", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    return states_loss(model, states_BTD, labels_BT, smoothing=smoothing, targets=targets)
+    return states_loss(model, states_BTD, labels_BT, targets=targets)
 
 
-def states_loss(
-    model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, *, smoothing: float = 0.0, targets: int | None = None
-) -> Tensor:
+def states_loss(model: HybridModel, states_BTD: Tensor, labels_BT: Tensor, *, targets: int | None = None) -> Tensor:
     """`continuation_loss` from the generative decoder's states on."""
-    return mean_of_targets(model.target_losses(states_BTD, labels_BT, smoothing), labels_BT, targets)
+    return mean_of_targets(model.target_losses(states_BTD, labels_BT), labels_BT, targets)
 
 
 def summary_loss(
@@ -60,7 +54,6 @@ def summary_loss(
     source_BS: Tensor,
     labels_BT: Tensor,
     *,
-    smoothing: float = 0.0,
     targets: int | None = None,
 ) -> Tensor:
     """Negative log probability of the pointer decoder's mixture; arguments as in `continuation_loss`.
@@ -68,9 +61,7 @@ def summary_loss(
     The smoothed share is the vocabulary distribution's alone: spread over the mixture, it would teach to copy nothing.
     """
     states_BTD = model.decoder_states("pointer", memory_BSD, lengths_B, shift_right(model, labels_BT))
-    return mixture_loss(
-        model, states_BTD, memory_BSD, lengths_B, source_BS, labels_BT, smoothing=smoothing, targets=targets
-    )
+    return mixture_loss(model, states_BTD, memory_BSD, lengths_B, source_BS, labels_BT, targets=targets)
 
 
 def mixture_loss(
@@ -81,15 +72,12 @@ def mixture_loss(
     source_BS: Tensor,
     labels_BT: Tensor,
     *,
-    smoothing: float = 0.0,
     targets: int | None = None,
 ) -> Tensor:
     """`summary_loss` from the pointer decoder's states on."""
     log_generated_BT = -model.target_losses(states_BTD, labels_BT)
     copy_keys_BSD = model.pointer.copy_key(memory_BSD)
     losses_BT = -model.pointer.log_target(states_BTD, log_generated_BT, copy_keys_BSD, lengths_B, source_BS, labels_BT)
-    if smoothing:
-        losses_BT = (1 - smoothing) * losses_BT + smoothing * model.target_losses(states_BTD, labels_BT, 1.0)
     return mean_of_targets(losses_BT, labels_BT, targets)
 
 

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from model.attention import Places, key_mask
+from model.attention import RowPositions, key_mask
 from model.configuration import HybridConfig
 from model.crf import SpanCRF
 from model.cross_entropy import cross_entropy, tied_token_losses
@@ -127,22 +127,22 @@ class HybridModel(PreTrainedModel):
 
     def encode(self, input_ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Token ids [B,S] → memory [B,S,D], which every head reads."""
-        places = self.source_places(lengths, input_ids.shape[1])
-        hidden_BSD = self.encoder(self.embedding(input_ids), lengths, places)
-        return self.hybrid(hidden_BSD, lengths, places)
+        positions = self.source_positions(lengths, input_ids.shape[1])
+        hidden_BSD = self.encoder(self.embedding(input_ids), lengths, positions)
+        return self.hybrid(hidden_BSD, lengths, positions)
 
-    def source_places(self, lengths: Tensor | None, size: int) -> Places:
+    def source_positions(self, lengths: Tensor | None, size: int) -> RowPositions:
         """Where the tokens of rows of `size` are."""
         width = self.config.d_model // self.config.num_heads
-        return Places(key_mask(lengths, size), make_rotation(size, width, self.device))
+        return RowPositions(key_mask(lengths, size), make_rotation(size, width, self.device))
 
     def logits(self, states: Tensor) -> Tensor:
         """The tied output layer: states […,D] → […,V]."""
         return functional.linear(states, self.embedding.weight)
 
-    def token_losses(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    def token_losses(self, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Cross-entropy [N] of the output layer's logits of states [N,D] with labels [N]."""
-        return tied_token_losses(states_ND, self.embedding.weight, labels_N, smoothing)
+        return tied_token_losses(states_ND, self.embedding.weight, labels_N)
 
     def task_logits(self, memory: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[B,S,D] → [B,3] in the order generation, qa, summary."""
@@ -156,9 +156,9 @@ class HybridModel(PreTrainedModel):
         """[B,S,D] → scores [B,S,3] of the tags O, B, I; `extractive.crf` reads them."""
         return self.extractive(memory, lengths)
 
-    def target_losses(self, states: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    def target_losses(self, states: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of decoder states [B,T,D] with labels [B,T], float32 [B,T]; 0 where a label is IGNORE."""
-        return cross_entropy(self.token_losses, states, labels, smoothing)
+        return cross_entropy(self.token_losses, states, labels)
 
     def masked_token_losses(self, memory: Tensor, positions: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the tokens at positions [B,M] of the memory with labels [B,M], float32 [B,M]."""

@@ -20,7 +20,8 @@ from model.network import HybridModel
 from model.tokenizer import SPECIAL_TOKENS
 from training.config import ObjectivesSection, OptimizerSection
 from training.data.batches import Batch
-from training.kernels import choose_kernels, compile_layers, join_recurrences, refusing_to_fall_back
+from training.kernels.choice import choose_kernels, join_recurrences
+from training.kernels.compiled import compile_layers, refusing_to_fall_back
 from training.memory import checkpoint_layers
 from training.objectives.losses import compute_losses
 from training.optimizer import Optimizers

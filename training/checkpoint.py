@@ -18,7 +18,7 @@ from model.network import HybridModel
 from model.tokenizer import TOKENIZER_FILES
 from training.digests import file_digest
 from training.engine import WEIGHT, Engine
-from training.parallel.checkpoint import SEPARATOR, Checkpoint, Manifest, PartStates, Shard, write_checkpoint
+from training.parallel.checkpoint import SEPARATOR, Checkpoint, CheckpointManifest, PartStates, Shard, write_checkpoint
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,8 +48,8 @@ def save_checkpoint(run: Path, engine: Engine, progress: Progress) -> None:
                 found |= {name + SEPARATOR + entry: value.detach().cpu() for entry, value in state.items()}
         return found
 
-    def manifest(shards: list[Shard]) -> Manifest:
-        return Manifest(
+    def manifest(shards: list[Shard]) -> CheckpointManifest:
+        return CheckpointManifest(
             step=progress.step,
             progress=asdict(progress),
             loss_scale=engine.loss_scale,

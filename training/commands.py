@@ -87,8 +87,8 @@ def qa(
     data: Data, checkpoint: Checkpoint = None, url: Url = None, limit: Limit = None, _as_json: AsJson = False
 ) -> None:
     """Exact match and F1 on questions in SQuAD's format, with the official normalisation."""
-    from training.evaluate import evaluate_questions
-    from training.predictors import make_predictor
+    from training.evaluation.evaluate import evaluate_questions
+    from training.evaluation.predictors import make_predictor
 
     _print(evaluate_questions(make_predictor(checkpoint, url), data, limit))
 
@@ -98,8 +98,8 @@ def summary(
     data: Data, checkpoint: Checkpoint = None, url: Url = None, limit: Limit = None, _as_json: AsJson = False
 ) -> None:
     """ROUGE-1, -2 and -L, and sacreBLEU, on JSON lines of {source, targets}."""
-    from training.evaluate import evaluate_summaries
-    from training.predictors import make_predictor
+    from training.evaluation.evaluate import evaluate_summaries
+    from training.evaluation.predictors import make_predictor
 
     _print(evaluate_summaries(make_predictor(checkpoint, url), data, limit))
 
@@ -107,8 +107,8 @@ def summary(
 @evaluate_app.command()
 def generation(data: Data, checkpoint: Checkpoint = None, limit: Limit = None, _as_json: AsJson = False) -> None:
     """Bits per byte of continuations of JSON lines of {text}; needs the weights, not a service."""
-    from training.continuation import evaluate_continuation
-    from training.network_predictor import load_weights
+    from training.evaluation.continuation import evaluate_continuation
+    from training.evaluation.network_predictor import load_weights
 
     if checkpoint is None:
         raise ValueError("bits per byte need --checkpoint: a service does not tell probabilities")

@@ -1,6 +1,6 @@
 """What a step does with a batch: losses, gradients, weights.
 
-    forward_backward(batch)   losses of this process' parts, gradients added up over them
+    forward_backward(batch)   losses of this process' micro-batches, gradients added up over them
     step(factor)              gradients added up over processes, clipped, and a new set of weights
 
 The one that holds whole parameters is `training/local_engine.py`; ZeRO's, which divides them,
@@ -9,6 +9,7 @@ The one that holds whole parameters is `training/local_engine.py`; ZeRO's, which
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from model.network import HybridModel
 from training.config import Recipe
-from training.data.parts import Part, StepBatch
+from training.data.micro_batches import MicroBatch, StepBatch
 from training.objectives.losses import NAMES
 from training.objectives.penalty import Penalty
 from training.parallel.mesh import Mesh, Ring, add_up
@@ -37,7 +38,7 @@ class Engine(ABC):
         recipe: the run's.
         dtype: of matrix products; the weights are kept in fp32 besides.
         tied: the stages that repeat the embedding.
-        schedule: in which order the parts of a step go forward and backward.
+        schedule: in which order the micro-batches of a step go forward and backward.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Engine(ABC):
         return (self.weights * losses).sum()
 
     def objective(self, losses: Tensor) -> Tensor:
-        """What a part's backward pass begins with."""
+        """What a micro-batch's backward pass begins with."""
         return self.weigh(losses)
 
     def total(self, losses: Tensor) -> dict[str, float]:
@@ -95,37 +96,36 @@ class Engine(ABC):
         return {"loss": float(self.weigh(found)) + sum(penalties.values()), **names, **penalties}
 
     def seed_dropout(self, step: int, number: int) -> None:
-        """Dropout is a function of the step, the part of the batch and the stage: it survives a kill, and recomputing.
+        """Dropout is a function of the step, the micro-batch and the stage: it survives a kill, and recomputing.
 
         All processes of a tensor-parallel ring drop alike, for they repeat what is between their matrices.
         """
         mesh = self.mesh
-        part = mesh.data.rank * self.recipe.batch.micro_batches + number
-        place = ((step * (1 << 12) + part) * 64 + mesh.pipeline.rank) * 64 + mesh.sequence.rank
-        torch.manual_seed((self.recipe.run.seed * 0x9E3779B97F4A7C15 + place) % (1 << 63))
+        micro = mesh.data.rank * self.recipe.batch.micro_batches + number
+        torch.manual_seed(seed_of(self.recipe.run.seed, step, micro, mesh.pipeline.rank, mesh.sequence.rank))
 
     @property
     def recomputes(self) -> bool:
         """Whether a pipeline's stage computes its forward pass again rather than keep it (ZeRO-3 must)."""
         return False
 
-    def run(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
+    def run(self, micro: MicroBatch, *received: Tensor) -> tuple[Tensor, ...]:
         """Losses [O], then what the next stage needs."""
         device = self.mesh.device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
-            return self.forward(part, *received)
+            return self.forward(micro, *received)
 
     @abstractmethod
-    def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, micro: MicroBatch, *received: Tensor) -> tuple[Tensor, ...]:
         """The stage, through whatever wraps it."""
 
     @abstractmethod
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Add a part's gradients; `is_last` for the last part of the step."""
+        """Add a micro-batch's gradients; `is_last` for the last of the step."""
 
     @abstractmethod
     def add_up_gradients(self) -> None:
-        """Over processes, after the last part, when no process waits for another's states."""
+        """Over processes, after the last micro-batch, when no process waits for another's states."""
 
     @abstractmethod
     def weight(self, name: str) -> Tensor:
@@ -160,18 +160,24 @@ class Engine(ABC):
         return name == "embedding.weight" and self.mesh.pipeline.rank > 0
 
 
+def seed_of(*place: int) -> int:
+    """A seed of 64 bits for a place of any coordinates: a digest of all, so that neighbours have nothing in common."""
+    text = ",".join(map(str, place))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
 Schedule = Callable[[Engine, StepBatch], Tensor]
-"""All parts of a step, forward and backward: returns this process' losses, [O]."""
+"""All micro-batches of a step, forward and backward: returns this process' losses, [O]."""
 
 
 def one_by_one(engine: Engine, batch: StepBatch) -> Tensor:
-    """The `Schedule` of a process that has all stages: each part forward, then backward."""
+    """The `Schedule` of a process that has all stages: each micro-batch forward, then backward."""
     losses = torch.zeros(len(NAMES), device=engine.mesh.device)
-    for number, part in enumerate(batch.parts):
+    for number, micro in enumerate(batch.micro_batches):
         engine.seed_dropout(batch.step, number)
-        (found,) = engine.run(part)
+        (found,) = engine.run(micro)
         losses += found.detach()
-        engine.backward(engine.objective(found), is_last=number == len(batch.parts) - 1)
+        engine.backward(engine.objective(found), is_last=number == len(batch.micro_batches) - 1)
     return losses
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.config import Recipe
-from training.data.parts import Part
+from training.data.micro_batches import MicroBatch
 from training.engine import WEIGHT, Engine, Schedule
 from training.optimizer import Optimizers, gradient_norms
 from training.parallel.mesh import Mesh, Ring, add_up
@@ -28,8 +28,8 @@ class LocalEngine(Engine):
             stage.network, recipe.optimizer, fused=fused, scaler=self.scaler, norm=self._global_norm
         )
 
-    def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(part, *received)
+    def forward(self, micro: MicroBatch, *received: Tensor) -> tuple[Tensor, ...]:
+        return self.stage(micro, *received)
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         self.scaler.scale(loss).backward()

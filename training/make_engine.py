@@ -9,7 +9,7 @@ from model.network import HybridModel
 from training.chain import split_evenly
 from training.config import Recipe
 from training.engine import Engine, one_by_one
-from training.kernels import join_recurrences
+from training.kernels.choice import join_recurrences
 from training.local_engine import LocalEngine
 from training.memory import checkpoint_layers
 from training.parallel.mesh import Mesh, Ring

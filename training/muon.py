@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: each [R,C].
-        parts: how many matrices of equal size a parameter holds, one below the other; 1 where it is not named.
+        stacked: how many matrices of equal size a parameter holds, one below the other; 1 where it is not named.
         lr: AdamW's would be alike.
         momentum: share of the old direction that is kept.
         weight_decay: share of a weight, times `lr`, that each step takes off.
@@ -47,19 +47,19 @@ class Muon(torch.optim.Optimizer):
         self,
         parameters: Iterable[nn.Parameter],
         *,
-        parts: Mapping[Tensor, int] | None = None,
+        stacked: Mapping[Tensor, int] | None = None,
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.parts = dict(parts or {})
+        self.stacked = dict(stacked or {})
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
                     raise ValueError(f"Muon takes matrices, got a parameter of shape {tuple(parameter.shape)}")
-                if parameter.shape[0] % self.parts.get(parameter, 1):
-                    raise ValueError(f"{parameter.shape[0]} rows are not {self.parts[parameter]} equal matrices")
+                if parameter.shape[0] % self.stacked.get(parameter, 1):
+                    raise ValueError(f"{parameter.shape[0]} rows are not {self.stacked[parameter]} equal matrices")
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -87,7 +87,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        count = self.parts.get(parameter, 1)
+        count = self.stacked.get(parameter, 1)
         views = (tensor.chunk(count) for tensor in (parameter, parameter.grad, state["momentum_buffer"]))
         return [Matrix(*each) for each in zip(*views, strict=True)]
 

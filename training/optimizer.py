@@ -53,7 +53,7 @@ class Optimizers:
         if matrices:
             muon = Muon(
                 matrices,
-                parts=stacked_matrices(model),
+                stacked=stacked_matrices(model),
                 lr=section.matrix_learning_rate,
                 weight_decay=section.matrix_weight_decay,
             )

@@ -20,18 +20,20 @@ from torch.utils.data import DataLoader
 
 from model.configuration import HybridConfig
 from model.tokenizer import TOKENIZER_FILES
-from training.beforehand import check_recipe, claimed
 from training.checkpoint import Progress, load_checkpoint, load_whole, save_checkpoint
+from training.claim import claimed
 from training.config import Recipe
 from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
-from training.data.parts import Part, StepBatch, slice_of_source, split
+from training.data.micro_batches import MicroBatch, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
 from training.interruption import InterruptedRun, Interruption, leave_group
-from training.kernels import choose_kernels, compile_layers, refusing_to_fall_back
+from training.kernels.choice import choose_kernels
+from training.kernels.compiled import compile_layers, refusing_to_fall_back
 from training.make_engine import make_engine, pick_dtype
-from training.parallel.layout import lay_out
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
+from training.parallel.recipe_layout import lay_out
+from training.precheck import check_recipe
 from training.runlog import RunLog
 from training.schedule import Schedule
 from training.utilisation import peak_of_run, step_flops
@@ -162,7 +164,7 @@ def note_recipe(recipe: Recipe) -> None:
 
 
 def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBatch]:
-    """This process' parts of all batches from a step on, for ever.
+    """This process' micro-batches of all batches from a step on, for ever.
 
     Worker processes build them and they are copied to the device ahead of their use.
     """
@@ -181,10 +183,10 @@ def load_batches(recipe: Recipe, mesh: Mesh, first_step: int) -> Iterator[StepBa
     # Muon leaves alone what has no gradient; AdamW's steps are the same in all layouts.
     all_heads = recipe.optimizer.kind == "adamw"
     for step, batch in enumerate(loader, first_step):
-        parts = split(batch, mesh.data.rank, mesh.data.size, recipe.batch.micro_batches, all_heads=all_heads)
+        micro_batches = split(batch, mesh.data.rank, mesh.data.size, recipe.batch.micro_batches, all_heads=all_heads)
         if mesh.sequence.size > 1:
-            parts = [Part(_own_slice(part.batch, mesh, config), part.targets) for part in parts]
-        moved = [Part(part.batch.to(mesh.device), part.targets) for part in parts]
+            micro_batches = [MicroBatch(_own_slice(each.batch, mesh, config), each.targets) for each in micro_batches]
+        moved = [MicroBatch(each.batch.to(mesh.device), each.targets) for each in micro_batches]
         yield StepBatch(step, moved, batch.tokens)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from model.configuration import HybridConfig
 from training.data.batches import Batch
-from training.data.parts import StepBatch
+from training.data.micro_batches import StepBatch
 from training.parallel.mesh import Mesh
 from training.planning.flops import training_flops
 from training.planning.hardware import peak_flops
@@ -20,8 +20,8 @@ from training.planning.workload import Work
 
 def step_flops(config: HybridConfig, batch: StepBatch, mesh: Mesh) -> float:
     """Useful FLOPs of a step, of all processes together."""
-    parts = (training_flops(config, work_of(part.batch, mesh.sequence.size)) for part in batch.parts)
-    return mesh.data.size * sum(parts)
+    flops = (training_flops(config, work_of(each.batch, mesh.sequence.size)) for each in batch.micro_batches)
+    return mesh.data.size * sum(flops)
 
 
 def work_of(batch: Batch, slices: int = 1) -> Work:

@@ -38,7 +38,7 @@ def all_losses(model: HybridModel, ids: Tensor) -> dict[str, Tensor]:
     return {
         "masked": masked_token_loss(model, memory, positions, masked),
         "continuation": continuation_loss(model, memory, LENGTHS, LABELS),
-        "summary": summary_loss(model, memory, LENGTHS, ids, LABELS, smoothing=0.1),
+        "summary": summary_loss(model, memory, LENGTHS, ids, LABELS),
         "span": span_loss(model, memory, LENGTHS, contexts, answers),
         "router": router_loss(model, memory, LENGTHS, torch.tensor([0, 2, IGNORE])),
     }
@@ -59,10 +59,9 @@ def test_gradients_reach_every_parameter(ids: Tensor) -> None:
 def test_continuation_is_the_cross_entropy_of_the_decoders_logits(network: HybridModel, ids: Tensor) -> None:
     memory = network.encode(ids, LENGTHS)
     logits = network.generative_logits(memory, LENGTHS, shift_right(network, LABELS)).flatten(0, 1)
-    for smoothing in (0.0, 0.1):
-        expected = functional.cross_entropy(logits, LABELS.flatten(), ignore_index=IGNORE, label_smoothing=smoothing)
-        found = continuation_loss(network, memory, LENGTHS, LABELS, smoothing=smoothing)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected = functional.cross_entropy(logits, LABELS.flatten(), ignore_index=IGNORE)
+    found = continuation_loss(network, memory, LENGTHS, LABELS)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -90,7 +89,7 @@ def test_chunks_change_neither_loss_nor_gradient(
     found = []
     for chunk in (model.cross_entropy.CHUNK, 5):
         monkeypatch.setattr(model.cross_entropy, "CHUNK", chunk)
-        loss = summary_loss(network, network.encode(ids, LENGTHS), LENGTHS, ids, LABELS, smoothing=0.1)
+        loss = summary_loss(network, network.encode(ids, LENGTHS), LENGTHS, ids, LABELS)
         (gradient,) = torch.autograd.grad(loss, network.embedding.weight)
         found.append((loss, gradient))
     torch.testing.assert_close(found[0], found[1])

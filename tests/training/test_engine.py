@@ -10,7 +10,7 @@ import torch
 from training.config import Recipe
 from training.engine import Engine
 from training.make_engine import make_engine, pick_dtype
-from training.parallel.mesh import Mesh
+from training.parallel.mesh import Mesh, Ring
 from training.train import load_batches
 
 
@@ -65,7 +65,7 @@ def test_recomputed_layers_keep_less(even: Recipe) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            losses = engine.run(batch.parts[0])  # held, or what is freed lends its address to what comes
+            losses = engine.run(batch.micro_batches[0])  # held, or what is freed lends its address to what comes
         weights = {each.untyped_storage().data_ptr() for each in engine.parameters.values()}
         kept.append(sum(size for place, size in sizes.items() if place not in weights))
         del losses
@@ -79,13 +79,43 @@ def test_dropout_is_a_function_of_the_step_and_the_part(even: Recipe) -> None:
     torch.manual_seed(99)
     again, _ = gradients_of(engine, even)
     assert torch.equal(first, again)
-    part = next(iter(load_batches(even, Mesh(), 0))).parts[0]
+    part = next(iter(load_batches(even, Mesh(), 0))).micro_batches[0]
     draws = []
     for step, number in ((0, 0), (0, 1), (1, 0)):
         engine.seed_dropout(step, number)
         draws.append(engine.run(part)[0].detach())
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def drawn(engine: Engine, step: int, number: int) -> tuple[int, ...]:
+    """What tells one place's dropout from another's."""
+    engine.seed_dropout(step, number)
+    return tuple(torch.randint(1 << 62, (2,)).tolist())
+
+
+def test_every_part_of_every_step_drops_its_own_however_many_there_are(even: Recipe) -> None:
+    """Of 8,192 parts a step, on sixty-five stages of as many slices too."""
+    even.batch.micro_batches = 8_192
+    engine = engine_of(even)
+    places = [(step, number) for step in range(3) for number in (0, 1, 4_095, 4_096, 8_191)]
+    assert len({drawn(engine, *place) for place in places}) == len(places)
+    ranks = [
+        Mesh(pipeline=Ring(rank=p, size=65), sequence=Ring(rank=s, size=65)) for p in (0, 1, 64) for s in (0, 1, 64)
+    ]
+    found = set()
+    for engine.mesh in ranks:
+        found |= {drawn(engine, step, number) for step, number in ((0, 0), (0, 1), (1, 0))}
+    assert len(found) == 3 * len(ranks)
+
+
+def test_dropout_is_the_same_however_processes_share_the_parts_and_on_all_of_a_tensor_ring(even: Recipe) -> None:
+    alone, shared = engine_of(even), engine_of(even)
+    alone.recipe = dataclasses.replace(even, batch=dataclasses.replace(even.batch, micro_batches=8))
+    shared.recipe = dataclasses.replace(even, batch=dataclasses.replace(even.batch, micro_batches=2))
+    for part in range(8):
+        shared.mesh = Mesh(data=Ring(rank=part // 2, size=4), tensor=Ring(rank=part % 2, size=2))
+        assert drawn(shared, 7, part % 2) == drawn(alone, 7, part)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

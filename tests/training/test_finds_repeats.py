@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.attention import Places
+from model.attention import RowPositions
 from model.configuration import HybridConfig
 from model.losses import masked_token_loss
 from model.network import HybridModel
@@ -37,19 +37,19 @@ VARIANTS: list[dict[str, bool]] = [
 
 
 def make_batch(chance: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sources, places of masked tokens, and what stood there."""
+    """Sources, positions of masked tokens, and what stood there."""
     first = len(SPECIAL_TOKENS)
     source = chance.integers(first, first + TOKENS, (ROWS, SIZE))
-    places = np.zeros((ROWS, MASKED), dtype=np.int64)
-    for row, place in zip(source, places, strict=True):
+    positions = np.zeros((ROWS, MASKED), dtype=np.int64)
+    for row, place in zip(source, positions, strict=True):
         size = int(chance.integers(24, SIZE // 2))
         begin = size + int(chance.integers(0, SIZE - 2 * size + 1))
         row[begin : begin + size] = row[:size]
         place[:] = begin + np.sort(chance.permutation(size)[:MASKED])
-    labels = np.take_along_axis(source, places, 1)
-    np.put_along_axis(source, places, MASK, 1)
+    labels = np.take_along_axis(source, positions, 1)
+    np.put_along_axis(source, positions, MASK, 1)
     source = np.concatenate([np.full((ROWS, 1), QA), source], 1)
-    return torch.from_numpy(source), torch.from_numpy(places + 1), torch.from_numpy(labels)
+    return torch.from_numpy(source), torch.from_numpy(positions + 1), torch.from_numpy(labels)
 
 
 def losses_of_run(
@@ -76,12 +76,12 @@ def losses_of_run(
     optimizers = Optimizers(network, OptimizerSection(), fused=False)
     if not apart:
         (muon,) = (each for each in optimizers.optimizers if isinstance(each, Muon))
-        muon.parts = {}
+        muon.stacked = {}
     chance = np.random.default_rng(seed)
     losses = []
     for step in range(steps):
-        source, places, labels = make_batch(chance)
-        loss = masked_token_loss(network, network.encode(source), places, labels)
+        source, positions, labels = make_batch(chance)
+        loss = masked_token_loss(network, network.encode(source), positions, labels)
         loss.backward()
         optimizers.step(min(1.0, (step + 1) / WARM_UP))
         losses.append(float(loss.detach()))
@@ -90,14 +90,14 @@ def losses_of_run(
 
 def leave_unturned(network: HybridModel) -> None:
     """Angles of 0 at every place."""
-    own = network.source_places
+    own = network.source_positions
 
-    def places(lengths: torch.Tensor | None, size: int) -> Places:
+    def positions(lengths: torch.Tensor | None, size: int) -> RowPositions:
         found = own(lengths, size)
         cosine, sine = found.rotation
         return found._replace(rotation=Rotation(torch.ones_like(cosine), torch.zeros_like(sine)))
 
-    vars(network)["source_places"] = places
+    vars(network)["source_positions"] = positions
 
 
 def write_results(output: Path) -> None:

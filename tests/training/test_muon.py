@@ -51,7 +51,7 @@ def test_a_single_matrix_of_a_shape_equals_torchs_bit_for_bit() -> None:
 def test_stacked_matrices_are_updated_as_if_they_were_apart(rows: int, count: int) -> None:
     (stacked,) = parameters([(rows, 64)])
     apart = [nn.Parameter(part.detach().clone()) for part in stacked.chunk(count)]
-    one, other = Muon([stacked], parts={stacked: count}, lr=0.02), Muon(apart, lr=0.02)
+    one, other = Muon([stacked], stacked={stacked: count}, lr=0.02), Muon(apart, lr=0.02)
     chance = torch.Generator().manual_seed(2)
     for _ in range(4):
         stacked.grad = torch.randn(stacked.shape, generator=chance) * torch.linspace(0.01, 1, rows)[:, None]
@@ -65,7 +65,7 @@ def test_stacked_matrices_are_updated_as_if_they_were_apart(rows: int, count: in
 def test_rows_that_are_no_equal_matrices_are_refused() -> None:
     (matrix,) = parameters([(64, 64)])
     with pytest.raises(ValueError, match="64 rows are not 3 equal matrices"):
-        Muon([matrix], parts={matrix: 3}, lr=0.1)
+        Muon([matrix], stacked={matrix: 3}, lr=0.1)
 
 
 def test_a_matrix_without_a_gradient_stays() -> None:

@@ -14,7 +14,7 @@ from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from training.benchmark import Workload, made_up_batch, measure
 from training.config import ObjectivesSection
-from training.kernels import compile_layers
+from training.kernels.compiled import compile_layers
 from training.memory import checkpoint_layers
 from training.objectives.losses import compute_losses
 

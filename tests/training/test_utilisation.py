@@ -10,7 +10,7 @@ import torch
 
 from model.configuration import HybridConfig
 from tests.training.planning.real_runs import made_batch
-from training.data.parts import Part, StepBatch, slice_of_source, split
+from training.data.micro_batches import MicroBatch, StepBatch, slice_of_source, split
 from training.layout import Layout
 from training.objectives.losses import count_targets
 from training.parallel.mesh import Mesh, Ring
@@ -36,7 +36,7 @@ def test_a_slice_of_the_source_counts_for_all_slices() -> None:
     mesh = Mesh(layout=Layout(sequence=2), sequence=Ring(size=2))
     own = slice_of_source(batch, 1, 2, 16)
     assert own.source_BS.shape[1] == batch.source_BS.shape[1] // 2
-    step = StepBatch(0, [Part(own, count_targets(batch))], batch.tokens)
+    step = StepBatch(0, [MicroBatch(own, count_targets(batch))], batch.tokens)
     assert step_flops(CONFIG, step, mesh) == training_flops(CONFIG, work_of(batch))
 
 

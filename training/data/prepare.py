@@ -29,7 +29,7 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from model.tokenizer import TOKENIZER_FILES, load_tokenizer
-from training.beforehand import claimed
+from training.claim import claimed
 from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files, find_source
 from training.data.development import keep_squad_articles, write_documents, write_pairs
 from training.data.mining import (

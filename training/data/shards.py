@@ -26,7 +26,7 @@ UNFINISHED = ".unfinished"
 MOST_TOKENS = 1 << 16
 """Of a vocabulary whose ids are uint16."""
 ARRAYS = ("tokens.npy", "rows.npy")
-MEND = "delete the folder and run trident data prepare again"
+FIX = "delete the folder and run trident data prepare again"
 
 QA_ROW = np.dtype(
     [
@@ -106,7 +106,7 @@ def read_info(folder: Path) -> ShardInfo:
     try:
         return ShardInfo(**json.loads((folder / "shard.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / 'shard.json'} is damaged ({error}); {MEND}") from error
+        raise ValueError(f"{folder / 'shard.json'} is damaged ({error}); {FIX}") from error
 
 
 def read_all_info(root: Path) -> list[ShardInfo]:
@@ -122,17 +122,17 @@ def read_shard(folder: Path) -> Shard:
     info = read_info(folder)
     for name, digest in info.digests.items():
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing; {MEND}")
+            raise ValueError(f"{folder / name} is missing; {FIX}")
         if file_digest(folder / name) != digest:
-            raise ValueError(f"{folder / name} is not the file that was written: cut short or changed; {MEND}")
+            raise ValueError(f"{folder / name} is not the file that was written: cut short or changed; {FIX}")
     try:
         tokens, rows = np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "rows.npy")
     except (OSError, ValueError) as error:
-        raise ValueError(f"the arrays in {folder} do not load ({error}); {MEND}") from error
+        raise ValueError(f"the arrays in {folder} do not load ({error}); {FIX}") from error
     if len(tokens) != info.tokens or len(rows) != info.rows:
         raise ValueError(
             f"{folder} should hold {info.tokens} tokens in {info.rows} rows, "
-            f"but holds {len(tokens)} in {len(rows)}; {MEND}"
+            f"but holds {len(tokens)} in {len(rows)}; {FIX}"
         )
     return Shard(info=info, tokens=tokens, rows=rows)
 

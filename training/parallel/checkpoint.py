@@ -50,7 +50,7 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
+class CheckpointManifest:
     """A checkpoint's table of contents."""
 
     step: int
@@ -74,13 +74,13 @@ class Manifest:
         _write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Manifest:
+    def read(cls, path: Path) -> CheckpointManifest:
         """Raises ValueError where the file is missing or damaged."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**values, "shards": [Shard(**shard) for shard in values["shards"]]})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is missing or damaged: {error}; {_mend(path.parent)}") from error
+            raise ValueError(f"{path} is missing or damaged: {error}; {_fix(path.parent)}") from error
 
 
 def write_checkpoint(
@@ -88,7 +88,7 @@ def write_checkpoint(
     mesh: Mesh,
     step: int,
     tensors: Callable[[], dict[str, Tensor]],
-    manifest: Callable[[list[Shard]], Manifest],
+    manifest: Callable[[list[Shard]], CheckpointManifest],
 ) -> None:
     """Write a checkpoint of a step, and make it the latest; all processes call it. One that is there stays as it is.
 
@@ -169,13 +169,13 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         """Raises ValueError where its manifest is damaged."""
         self.folder = folder
-        self.manifest = Manifest.read(folder / MANIFEST)
-        self.places: dict[str, dict[int, Path]] = {}
+        self.manifest = CheckpointManifest.read(folder / MANIFEST)
+        self.files: dict[str, dict[int, Path]] = {}
         for shard in self.manifest.shards:
             for key in shard.tensors:
-                self.places.setdefault(key, {})[shard.tensor_rank] = folder / shard.name
+                self.files.setdefault(key, {})[shard.tensor_rank] = folder / shard.name
         self.entries: dict[str, list[str]] = {}
-        for key in self.places:
+        for key in self.files:
             name, entry = key.split(SEPARATOR)
             self.entries.setdefault(name, []).append(entry)
         self._open: dict[Path, Any] = {}
@@ -187,7 +187,7 @@ class Checkpoint:
         if name is None:
             return None
         if not name.startswith("step-") or not (run / FOLDER / name).is_dir():
-            raise ValueError(f"{pointer} names {name!r}, which is no checkpoint; {_mend(run / FOLDER / 'step-')}")
+            raise ValueError(f"{pointer} names {name!r}, which is no checkpoint; {_fix(run / FOLDER / 'step-')}")
         return cls(run / FOLDER / name)
 
     def verify(self, mesh: Mesh) -> None:
@@ -200,7 +200,7 @@ class Checkpoint:
             if number % mesh.layout.world_size == mesh.rank and (fault := self._fault(shard)):
                 break
         if found := next((each for each in mesh.all_of(fault) if each), None):
-            raise ValueError(f"{found}; {_mend(self.folder)}")
+            raise ValueError(f"{found}; {_fix(self.folder)}")
 
     def _fault(self, shard: Shard) -> str | None:
         path = self.folder / shard.name
@@ -212,15 +212,15 @@ class Checkpoint:
 
     def whole(self, name: str, entry: str) -> Tensor:
         """One entry of a parameter, from its parts."""
-        places = self.places[name + SEPARATOR + entry]
-        parts = [self._read(places[rank], name, entry) for rank in sorted(places)]
+        files = self.files[name + SEPARATOR + entry]
+        parts = [self._read(files[rank], name, entry) for rank in sorted(files)]
         cut = self._cut(name)
         return parts[0] if cut is None or parts[0].ndim == 0 else cut.whole(parts)
 
     def part(self, name: str, entry: str, cut: Cut | None, rank: int, size: int) -> Tensor:
         """What process `rank` of `size` holds of an entry, where parameters are cut as `cut` says."""
         if cut is not None and size == self.manifest.tensor_size:
-            return self._read(self.places[name + SEPARATOR + entry][rank], name, entry)
+            return self._read(self.files[name + SEPARATOR + entry][rank], name, entry)
         found = self.whole(name, entry)
         return found if cut is None or found.ndim == 0 else cut.part(found, rank, size)
 
@@ -260,7 +260,7 @@ def _latest_name(root: Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
     others = sorted(each.name for each in folder.parent.glob("step-*[0-9]") if each != folder)
     if others:
         return f"to go on from an older one, write {others[-1]} into {folder.parent / LATEST}"

@@ -32,7 +32,7 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import ObjectivesSection
 from training.data.batches import Batch
-from training.parallel.sequence import PARTS, SequenceParallel, apply_sequence_parallel
+from training.parallel.sequence import TURNS, SequenceParallel, apply_sequence_parallel
 from training.parallel.slow_link import SlowLink, Slowness
 
 MODEL: dict[str, Any] = {
@@ -58,7 +58,7 @@ class Setting:
     """One comparison."""
 
     ranks: int
-    parts: int
+    turns: int
     """Parts of a batch that take turns with overlap on."""
     delay_ms: float
     megabytes_per_s: float
@@ -94,11 +94,11 @@ def _process(rank: int, folder: str, setting: Setting) -> None:
     batch = made_batch(setting)
     own = batch._replace(source_BS=batch.source_BS.chunk(setting.ranks, dim=1)[rank])
     ways, links = [], []
-    for parts in (1, setting.parts):
+    for turns in (1, setting.turns):
         torch.manual_seed(0)
         model = HybridModel(HybridConfig.from_preset("student", **MODEL))
-        link = SlowLink(None, setting.slowness, blocking=parts == 1)
-        ways.append(apply_sequence_parallel(model, None, parts=parts, link=link))
+        link = SlowLink(None, setting.slowness, blocking=turns == 1)
+        ways.append(apply_sequence_parallel(model, None, turns=turns, link=link))
         links.append(link)
     for way, link in zip(ways, links, strict=True):
         _step(way, link, own)
@@ -171,7 +171,7 @@ def exposed_to_link(rank: dict[str, float]) -> float:
 def table(results: dict[str, Any]) -> str:
     """Markdown, one line a setting."""
     lines = [
-        "| processes | link | rows | parts | exposed, off | exposed, on | on / off | to the link alone | step |",
+        "| processes | link | rows | turns | exposed, off | exposed, on | on / off | to the link alone | step |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in results["runs"]:
@@ -181,7 +181,7 @@ def table(results: dict[str, Any]) -> str:
         steps = [statistics.median(per_round(run, itemgetter("step_s"), overlap=way)) for way in (False, True)]
         ratio = statistics.median(on) / statistics.median(off)
         lines.append(
-            f"| {setting['ranks']} | {_link(setting)} | {setting['rows']} | {setting['parts']} | {_range(off)} | "
+            f"| {setting['ranks']} | {_link(setting)} | {setting['rows']} | {setting['turns']} | {_range(off)} | "
             f"{_range(on)} | {ratio:.2f} | {link[0]:.0%} → {link[1]:.0%}, {link[1] / link[0]:.2f} | "
             f"{steps[0]:.1f} → {steps[1]:.1f} s |"
         )
@@ -223,7 +223,7 @@ def machine() -> dict[str, Any]:
 def main(
     output: Annotated[Path | None, typer.Option(help="Add the samples to this file.")] = None,
     ranks: Annotated[int, typer.Option(help="Processes that share every row.")] = 2,
-    parts: Annotated[int, typer.Option(help="Parts of a batch that take turns.")] = PARTS,
+    turns: Annotated[int, typer.Option(help="Parts of a batch that take turns.")] = TURNS,
     delay_ms: Annotated[float, typer.Option(help="What every transfer takes.")] = 5.0,
     megabytes_per_s: Annotated[float, typer.Option(help="Bandwidth of a rank; 0: not limited.")] = 0.0,
     rows: int = 8,
@@ -244,7 +244,7 @@ def main(
         return
     setting = Setting(
         ranks=ranks,
-        parts=parts,
+        turns=turns,
         delay_ms=delay_ms,
         megabytes_per_s=megabytes_per_s,
         rows=rows,

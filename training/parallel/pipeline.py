@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from training.data.parts import Part, StepBatch
+from training.data.micro_batches import MicroBatch, StepBatch
 from training.engine import Engine
 from training.objectives.losses import NAMES
 from training.parallel.mesh import Ring
@@ -33,9 +33,9 @@ class _Passed(NamedTuple):
 
 
 def one_forward_one_backward(engine: Engine, batch: StepBatch) -> Tensor:
-    """All parts of a step through this process' stage, forward and backward; returns its losses [O]."""
+    """All micro-batches of a step through this process' stage, forward and backward; returns its losses [O]."""
     schedule = _Schedule(engine, batch)
-    ring, count = engine.mesh.pipeline, len(batch.parts)
+    ring, count = engine.mesh.pipeline, len(batch.micro_batches)
     ahead = min(count, ring.size - 1 - ring.rank)
     for number in range(ahead):
         schedule.forward(number)
@@ -60,11 +60,11 @@ class _Schedule:
 
     def forward(self, number: int) -> None:
         """One micro-batch onward."""
-        part = self.batch.parts[number]
-        received = self.neighbours.receive(self.engine.stage.received_shapes(part.batch), self.engine.dtype)
+        micro = self.batch.micro_batches[number]
+        received = self.neighbours.receive(self.engine.stage.received_shapes(micro.batch), self.engine.dtype)
         again = self.engine.recomputes and not self.is_last_stage
         with torch.set_grad_enabled(not again):
-            results = self._run(number, part, received)
+            results = self._run(number, micro, received)
         self.losses += results[0].detach()
         self.neighbours.send(results[1:], self.engine.dtype)
         self.passed.append(_Passed(number, received, None if again else results))
@@ -75,25 +75,25 @@ class _Schedule:
         The gradients that come back enter as a sum of products, so that every stage has one number to derive.
         """
         number, received, results = self.passed.popleft()
-        part = self.batch.parts[number]
+        micro = self.batch.micro_batches[number]
         if results is None:
-            results = self._run(number, part, received)
+            results = self._run(number, micro, received)
         losses, *sent = results
         loss = self.engine.objective(losses)
-        shapes = self.engine.stage.sent_shapes(part.batch)
+        shapes = self.engine.stage.sent_shapes(micro.batch)
         scale = self.engine.loss_scale
         for state, gradient in zip(sent, self.neighbours.receive_back(shapes, self.engine.dtype), strict=True):
             loss = loss + (state.float() * (gradient.float() / scale)).sum()
-        self.engine.backward(loss, is_last=number == len(self.batch.parts) - 1)
+        self.engine.backward(loss, is_last=number == len(self.batch.micro_batches) - 1)
         self.neighbours.send_back([torch.zeros_like(each) if each.grad is None else each.grad for each in received])
 
     def finish(self) -> None:
         """Until all that was sent has left."""
         self.neighbours.wait()
 
-    def _run(self, number: int, part: Part, received: list[Tensor]) -> tuple[Tensor, ...]:
+    def _run(self, number: int, micro: MicroBatch, received: list[Tensor]) -> tuple[Tensor, ...]:
         self.engine.seed_dropout(self.batch.step, number)
-        return self.engine.run(part, *received)
+        return self.engine.run(micro, *received)
 
 
 class Neighbours:

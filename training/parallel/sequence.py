@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.attention import Places, SelfAttention, key_mask
+from model.attention import RowPositions, SelfAttention, key_mask
 from model.encoder import EncoderLayer
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
@@ -39,12 +39,12 @@ from training.parallel.sequence_heads import SplitHeads, local_lengths
 from training.parallel.sequence_losses import split_losses
 from training.parallel.ulysses import self_attention
 
-PARTS = 4
+TURNS = 4
 """Parts of a batch that take turns: with 2, less is hidden (docs/sequence-parallelism.md)."""
 
 
 def apply_sequence_parallel(
-    model: HybridModel, group: dist.ProcessGroup | None, *, parts: int = PARTS, link: Link | None = None
+    model: HybridModel, group: dist.ProcessGroup | None, *, turns: int = TURNS, link: Link | None = None
 ) -> SequenceParallel:
     """Let the ranks of a group compute a model together, each on its slice of the source.
 
@@ -55,30 +55,34 @@ def apply_sequence_parallel(
     Args:
         model: the network; where tensor parallelism shares its heads, apply that first.
         group: the ranks; None for all.
-        parts: parts of a batch that take turns, to hide one's transfers behind the others' computation; 1 waits for
+        turns: parts of a batch that take turns, to hide one's transfers behind the others' computation; 1 waits for
             each transfer where it starts.
         link: what the ranks are connected by; by default the group's own collectives.
 
     Raises:
-        ValueError: heads that the group cannot share evenly, a recurrence that is not in blocks, no parts.
+        ValueError: heads that the group cannot share evenly, a recurrence that is not in blocks, no turns.
     """
-    if parts < 1:
-        raise ValueError(f"a batch has at least 1 part, got {parts}")
-    link = link or Link(group, blocking=parts == 1)
+    if turns < 1:
+        raise ValueError(f"a batch has at least 1 part, got {turns}")
+    link = link or Link(group, blocking=turns == 1)
     _check(model, link.size)
-    return SequenceParallel(model, link, parts)
+    return SequenceParallel(model, link, turns)
 
 
 class SequenceParallel:
     """A model's encoder on slices of rows, and its heads."""
 
-    def __init__(self, model: HybridModel, link: Link, parts: int) -> None:
-        self.model, self.link, self.parts = model, link, parts
+    def __init__(self, model: HybridModel, link: Link, turns: int) -> None:
+        self.model, self.link, self.turns = model, link, turns
         self.heads = heads = SplitHeads(model, link)
         self.calls_layers = False
         """Whether `encode` calls the layers, which wait, for what else was put around their forward passes."""
         _replace(
-            model, encode=self.encode, forward=self.forward, greedy=_refuse_greedy, source_places=self.source_places
+            model,
+            encode=self.encode,
+            forward=self.forward,
+            greedy=_refuse_greedy,
+            source_positions=self.source_positions,
         )
         for name in ("task_logits", "emissions", "decoder_states", "target_losses", "masked_token_losses"):
             _replace(model, **{name: _waiting(getattr(heads, name))})
@@ -124,16 +128,16 @@ class SequenceParallel:
                 f"a slice of {size} tokens is no multiple of recurrent_block = {block}: pad the rows to a multiple of "
                 f"{block * ranks} tokens, {block} for each of {ranks} ranks"
             )
-        places = self.source_places(lengths, size)
+        positions = self.source_positions(lengths, size)
         tasks = [
-            self._encode(input_ids[rows], _rows(lengths, rows), places._replace(mask=_rows(places.mask, rows)))
+            self._encode(input_ids[rows], _rows(lengths, rows), positions._replace(mask=_rows(positions.mask, rows)))
             for rows in self._turns(input_ids)
         ]
         return torch.cat(run(together(tasks)))
 
-    def source_places(self, lengths: Tensor | None, size: int) -> Places:
+    def source_positions(self, lengths: Tensor | None, size: int) -> RowPositions:
         """Of the whole rows that slices of `size` tokens are of."""
-        return HybridModel.source_places(self.model, lengths, size * self.link.size)
+        return HybridModel.source_positions(self.model, lengths, size * self.link.size)
 
     def begin(self, embedded_BsD: Tensor, lengths_B: Tensor | None) -> Tensor:
         """What the first encoder layer reads, [B,s,D]."""
@@ -141,38 +145,40 @@ class SequenceParallel:
         place = {"begin": self.link.rank * size, "whole": self.link.size * size}
         return encoder.dropout(encoder.positions(embedded_BsD, lengths_B, **place))
 
-    def _encode(self, input_ids: Tensor, lengths_B: Tensor | None, places: Places) -> Steps[Tensor]:
+    def _encode(self, input_ids: Tensor, lengths_B: Tensor | None, positions: RowPositions) -> Steps[Tensor]:
         encoder = self.model.encoder
         hidden_BsD = self.begin(self.model.embedding(input_ids), lengths_B)
         for layer in encoder.layers:
             if self.calls_layers:
-                hidden_BsD = layer(hidden_BsD, places)
+                hidden_BsD = layer(hidden_BsD, positions)
             else:
-                hidden_BsD = yield from self.encoder_layer(cast("EncoderLayer", layer), hidden_BsD, places)
-        return (yield from self.hybrid_layer(self.model.hybrid, encoder.norm(hidden_BsD), lengths_B, places))
+                hidden_BsD = yield from self.encoder_layer(cast("EncoderLayer", layer), hidden_BsD, positions)
+        return (yield from self.hybrid_layer(self.model.hybrid, encoder.norm(hidden_BsD), lengths_B, positions))
 
-    def encoder_layer(self, layer: EncoderLayer, hidden_BsD: Tensor, places: Places) -> Steps[Tensor]:
-        """[B,s,D] → [B,s,D]; the places are those of whole rows, here and below."""
-        mixed_BsD = yield from self_attention(self.link, layer.attention, layer.attention_norm(hidden_BsD), places)
+    def encoder_layer(self, layer: EncoderLayer, hidden_BsD: Tensor, positions: RowPositions) -> Steps[Tensor]:
+        """[B,s,D] → [B,s,D]; the positions are those of whole rows, here and below."""
+        mixed_BsD = yield from self_attention(self.link, layer.attention, layer.attention_norm(hidden_BsD), positions)
         hidden_BsD = hidden_BsD + layer.dropout(mixed_BsD)
         return hidden_BsD + layer.dropout(layer.feed_forward(layer.feed_forward_norm(hidden_BsD)))
 
     def hybrid_layer(
-        self, layer: HybridLayer, hidden_BsD: Tensor, lengths_B: Tensor | None, places: Places
+        self, layer: HybridLayer, hidden_BsD: Tensor, lengths_B: Tensor | None, positions: RowPositions
     ) -> Steps[Tensor]:
         """[B,s,D] → [B,s,D]."""
         if self.calls_layers:
-            states = [unit(hidden_BsD, lengths_B, places) for unit in layer.units]
+            states = [unit(hidden_BsD, lengths_B, positions) for unit in layer.units]
         else:
-            units = [self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, places) for unit in layer.units]
+            units = [
+                self.hybrid_unit(cast("HybridUnit", unit), hidden_BsD, lengths_B, positions) for unit in layer.units
+            ]
             states = yield from together(units)
         return layer.weigh(states)
 
     def hybrid_unit(
-        self, unit: HybridUnit, hidden_BsD: Tensor, lengths_B: Tensor | None, places: Places
+        self, unit: HybridUnit, hidden_BsD: Tensor, lengths_B: Tensor | None, positions: RowPositions
     ) -> Steps[Tensor]:
         """[B,s,D] → [B,s,D]."""
-        mixed_BsD = yield from self_attention(self.link, unit.attention, hidden_BsD, places)
+        mixed_BsD = yield from self_attention(self.link, unit.attention, hidden_BsD, positions)
         halo = Halo(self.link, mixed_BsD, unit.recurrence.halo)
         yield
         recurred_BsD = unit.recurrence(mixed_BsD, local_lengths(self.link, mixed_BsD, lengths_B), halo.finish())
@@ -180,7 +186,7 @@ class SequenceParallel:
 
     def _turns(self, rows: Tensor) -> list[slice]:
         """The parts of a batch; a batch without rows is one part, for every rank computes the same graph."""
-        count = max(1, min(self.parts, len(rows)))
+        count = max(1, min(self.turns, len(rows)))
         return [slice(part * len(rows) // count, (part + 1) * len(rows) // count) for part in range(count)]
 
 

@@ -84,7 +84,7 @@ class SplitHeads:
         padded = functional.pad(tensor, (*[0, 0] * (tensor.ndim - 1), 0, missing))
         return padded.unflatten(0, (self.link.size, -1))
 
-    def target_losses(self, states: Tensor, labels: Tensor, smoothing: float = 0.0) -> Steps[Tensor]:
+    def target_losses(self, states: Tensor, labels: Tensor) -> Steps[Tensor]:
         """Cross-entropy of whole states [B,T,D], [B,T]: each rank computes the logits of its share of the targets."""
         count = labels.numel()
         share = -(-count // self.link.size)
@@ -92,7 +92,7 @@ class SplitHeads:
         missing = share - len(range(count)[own])
         states_ND = functional.pad(states.flatten(0, 1)[own], (0, 0, 0, missing))
         labels_N = functional.pad(labels.flatten()[own], (0, missing), value=IGNORE)
-        losses = self.link.start_gather(self.whole_target_losses(states_ND[None], labels_N[None], smoothing)[0])
+        losses = self.link.start_gather(self.whole_target_losses(states_ND[None], labels_N[None])[0])
         yield
         return losses.finish().flatten()[:count].view(labels.shape)
 

@@ -25,7 +25,7 @@ from model.losses import shift_right
 from model.network import HybridModel
 from training.config import Recipe
 from training.data.batches import Batch
-from training.data.parts import Part
+from training.data.micro_batches import MicroBatch
 from training.objectives.losses import NAMES, Losses, compute_losses, losses_at
 from training.objectives.objective import MEMORY, SUMMED, UNITS, WRITTEN, Read, rows_of
 from training.parallel.sequence import SequenceParallel
@@ -137,13 +137,13 @@ class Stage(nn.Module):
         keep_units(network, units)
         self.network = network
 
-    def forward(self, part: Part, *received: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, micro: MicroBatch, *received: Tensor) -> tuple[Tensor, ...]:
         """Losses [O] of the objectives that stand on this stage, 0 for the others, then what the next stage needs."""
         if self.is_whole and self.sequence:
-            return (self.sequence.losses(part.batch, part.targets).stacked() / self.sequence.link.size,)
+            return (self.sequence.losses(micro.batch, micro.targets).stacked() / self.sequence.link.size,)
         if self.is_whole:
-            return (compute_losses(self.network, part.batch, part.targets).stacked(),)
-        states = _States(self, part, received)
+            return (compute_losses(self.network, micro.batch, micro.targets).stacked(),)
+        states = _States(self, micro, received)
         for unit in self.units:
             states.run(unit)
         losses = states.losses.stacked()
@@ -188,10 +188,10 @@ class Stage(nn.Module):
 class _States:
     """Hidden states on their way through a stage's units."""
 
-    def __init__(self, stage: Stage, part: Part, received: tuple[Tensor, ...]) -> None:
+    def __init__(self, stage: Stage, micro: MicroBatch, received: tuple[Tensor, ...]) -> None:
         self.network, self.sequence, first = stage.network, stage.sequence, stage.units[0]
-        self.part, self.batch = part, part.batch
-        self.places = self.network.source_places(self.batch.lengths_B, self.batch.source_BS.shape[1])
+        self.micro, self.batch = micro, micro.batch
+        self.positions = self.network.source_positions(self.batch.lengths_B, self.batch.source_BS.shape[1])
         self.sources: dict[str, tuple[Tensor, Tensor | None]] = {}
         """What each decoder reads: memories of whole rows, and their mask."""
         self.losses = Losses(dict.fromkeys(NAMES, torch.zeros((), device=self.batch.source_BS.device)))
@@ -215,10 +215,10 @@ class _States:
         if unit.kind == "source":
             self.hidden = network.encoder.begin(network.embedding(batch.source_BS), batch.lengths_B)
         elif unit.kind == "encoder":
-            self.hidden = network.encoder.layers[unit.index](self.hidden, self.places)
+            self.hidden = network.encoder.layers[unit.index](self.hidden, self.positions)
         elif unit.kind == MEMORY:
             assert self.hidden is not None
-            self.memory_BSD = network.hybrid(network.encoder.norm(self.hidden), batch.lengths_B, self.places)
+            self.memory_BSD = network.hybrid(network.encoder.norm(self.hidden), batch.lengths_B, self.positions)
             self.hidden = None
             self._add_losses(unit)
         elif unit.kind in DECODERS:
@@ -242,7 +242,7 @@ class _States:
         assert self.memory_BSD is not None
         if self.sequence:
             return self.sequence.own_source(self.memory_BSD[rows], self.batch.lengths_B[rows])
-        mask = self.places.mask
+        mask = self.positions.mask
         return self.memory_BSD[rows], mask[rows] if mask is not None else None
 
     def _finish(self, unit: Unit) -> None:
@@ -259,7 +259,7 @@ class _States:
         """Those of the objectives that stand on a unit."""
         assert self.memory_BSD is not None
         read = Read(self.network, self.batch, self.memory_BSD, states)
-        self.losses.update(losses_at(unit.kind, read, self.part.targets))
+        self.losses.update(losses_at(unit.kind, read, self.micro.targets))
 
     def _read_by(self, kind: str) -> tuple[slice, Tensor]:
         rows = rows_of(self.batch)

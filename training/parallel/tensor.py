@@ -136,7 +136,7 @@ class VocabularyPart(nn.Module):
         found = functional.embedding(index, self.weight)
         return _Summed.apply(torch.where(own[..., None], found, 0), self.ring)
 
-    def token_losses(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    def token_losses(self, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Cross-entropy [N] as `HybridModel.token_losses`, each process making the logits of its own tokens only."""
         logits_NV = functional.linear(_Copied.apply(states_ND, self.ring), self.weight).float()
         highest_N1 = logits_NV.detach().amax(1, keepdim=True)
@@ -144,13 +144,8 @@ class VocabularyPart(nn.Module):
         own_N, index_N = self._own(labels_N)
         target_N = torch.where(own_N, logits_NV.gather(1, index_N[:, None])[:, 0], 0)
         sums_N = (logits_NV - highest_N1).exp().sum(1)
-        parts_3N = torch.stack([sums_N, target_N, logits_NV.sum(1)])
-        sums_N, target_N, total_N = _Summed.apply(parts_3N, self.ring).unbind(0)
-        normaliser_N = sums_N.log() + highest_N1[:, 0]
-        losses_N = normaliser_N - target_N
-        if smoothing:
-            even_N = normaliser_N - total_N / (self.count * self.ring.size)
-            losses_N = (1 - smoothing) * losses_N + smoothing * even_N
+        sums_N, target_N = _Summed.apply(torch.stack([sums_N, target_N]), self.ring).unbind(0)
+        losses_N = sums_N.log() + highest_N1[:, 0] - target_N
         return torch.where(labels_N == IGNORE, 0, losses_N)
 
     def _own(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

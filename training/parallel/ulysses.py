@@ -13,18 +13,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.attention import Places, SelfAttention, merge_heads, mix
+from model.attention import RowPositions, SelfAttention, merge_heads, mix
 from training.parallel.link import Link, Steps
 
 
-def self_attention(link: Link, attention: SelfAttention, hidden_BsD: Tensor, places: Places) -> Steps[Tensor]:
-    """[B,s,D] → [B,s,D]; the places are those of whole rows."""
+def self_attention(link: Link, attention: SelfAttention, hidden_BsD: Tensor, positions: RowPositions) -> Steps[Tensor]:
+    """[B,s,D] → [B,s,D]; the positions are those of whole rows."""
     projected_3BHsE = torch.stack(attention.projected(hidden_BsD))
     to_rows = link.start(projected_3BHsE.unflatten(2, (link.size, -1)).movedim(2, 0))
     yield
     received_N3BhsE = to_rows.finish()
     query, key, value = received_N3BhsE.movedim(0, 3).flatten(3, 4)
-    mixed_BhSE = mix(query, key, value, places)
+    mixed_BhSE = mix(query, key, value, positions)
     to_slices = link.start(mixed_BhSE.unflatten(2, (link.size, -1)).movedim(2, 0))
     yield
     received_NBhsE = to_slices.finish()

@@ -46,7 +46,7 @@ class ZeroEngine(Engine):
         self.optimizer = self.deepspeed.optimizer
 
     def objective(self, losses: Tensor) -> Tensor:
-        """DeepSpeed takes the mean over processes, where the losses of parts add up."""
+        """DeepSpeed takes the mean over processes, where the losses of micro-batches add up."""
         return self.weigh(losses) * self.mesh.zero.size
 
     @property
@@ -54,8 +54,8 @@ class ZeroEngine(Engine):
         """Gathered weights would stay from a forward pass to its backward pass, as many as a stage has in flight."""
         return self.recipe.parallel.zero == 3
 
-    def forward(self, part: Any, *received: Tensor) -> tuple[Tensor, ...]:
-        return self.deepspeed(part, *received)
+    def forward(self, micro: Any, *received: Tensor) -> tuple[Tensor, ...]:
+        return self.deepspeed(micro, *received)
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
         self.deepspeed.set_gradient_accumulation_boundary(is_last)

@@ -3,7 +3,7 @@
 Counted tensor by tensor along model/, for fused attention (which keeps no scores) and dropout masks of a byte an
 element, as on a GPU. A storage that several operations keep counts once. Autocast computes norms in float32 and so
 keeps their inputs in four bytes. Of a recurrence's inner state it counts what PyTorch's own implementation keeps, seven
-values a unit and step: training/gru.py keeps five, and cuDNN does not document its reserve.
+values a unit and step: training/kernels/gru.py keeps five, and cuDNN does not document its reserve.
 
 Under activation checkpointing a layer keeps its input alone; embeddings, heads and losses are not computed again.
 """

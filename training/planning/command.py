@@ -52,8 +52,8 @@ def plan(
     from training.planning import report
     from training.planning.flops import parameter_count
     from training.planning.hardware import Assumptions, make_cluster
-    from training.planning.layout import PRECISIONS
     from training.planning.presets import GUIDE, GUIDE_STAGES, planned_config
+    from training.planning.priced_layout import PRECISIONS
     from training.planning.pricing import Job
     from training.planning.search import Wish, search
     from training.planning.workload import Network, mixed_work, written_work

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from training.planning.blocks import Block, runs
-from training.planning.exchanges import sequence_messages, target_tokens, tensor_messages
 from training.planning.hardware import Cluster
-from training.planning.layout import PricedLayout
+from training.planning.layer_messages import sequence_messages, target_tokens, tensor_messages
 from training.planning.memory import READS_MEMORY, VALUE_BYTES, holds_embedding, stage_parameters
 from training.planning.messages import BACKWARD, FORWARD, STEP, Message, make_message
+from training.planning.priced_layout import PricedLayout
 from training.planning.workload import Network, Work
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from training.planning.activations import block_activations, memory_values, transient_logits
 from training.planning.blocks import Block, runs
 from training.planning.hardware import Assumptions
-from training.planning.layout import PricedLayout
+from training.planning.priced_layout import PricedLayout
 from training.planning.workload import Network, Work
 
 VALUE_BYTES = {"bf16": 2, "fp32": 4}

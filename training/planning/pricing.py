@@ -10,9 +10,9 @@ from training.planning.blocks import Block, build_blocks
 from training.planning.communication import stage_messages
 from training.planning.flops import training_flops
 from training.planning.hardware import GIB, Cluster
-from training.planning.layout import PricedLayout, check_layout, micro_batches
 from training.planning.memory import MemoryParts, in_flight, stage_memory
 from training.planning.messages import STEP, Message
+from training.planning.priced_layout import PricedLayout, check_layout, micro_batches
 from training.planning.schedule import Timeline, estimate_seconds, simulate
 from training.planning.stages import cut
 from training.planning.timing import StageSeconds, block_computing, stage_seconds

@@ -10,7 +10,7 @@ from itertools import product
 
 from training.layout import tensor_sizes
 from training.planning.hardware import Cluster
-from training.planning.layout import PricedLayout, check_layout, micro_batches, sequence_fits
+from training.planning.priced_layout import PricedLayout, check_layout, micro_batches, sequence_fits
 from training.planning.pricing import Draft, Job, Price, draft, price
 from training.planning.stages import SPLITS
 

@@ -19,11 +19,11 @@ from functools import lru_cache
 from training.planning.activations import LOSS_CHUNK, block_activations
 from training.planning.blocks import BACKWARD as BACKWARD_PASSES
 from training.planning.blocks import Block, runs
-from training.planning.exchanges import TURNS
 from training.planning.hardware import Cluster
-from training.planning.layout import PricedLayout
+from training.planning.layer_messages import TURNS
 from training.planning.memory import CHECKPOINTED, VALUE_BYTES, stage_parameters, state_bytes
 from training.planning.messages import BACKWARD, FORWARD, STEP, Message
+from training.planning.priced_layout import PricedLayout
 from training.planning.schedule import StageTimes
 from training.planning.workload import Network, Work
 

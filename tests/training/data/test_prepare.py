@@ -26,7 +26,7 @@ from tests.training.tiny_corpora import (
     held_out_paragraph,
     write_lines,
 )
-from training.beforehand import claimed
+from training.claim import claimed
 from training.data.catalogue import find_files
 from training.data.prepare import PrepareSettings, prepare, prepare_file, with_held_out_squad
 from training.data.readers import read_questions, read_records

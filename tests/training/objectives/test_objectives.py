@@ -67,7 +67,7 @@ class MemorySize:
 def test_an_objective_that_is_listed_is_minimised_and_told(
     engine: Engine, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = next(iter(load_batches(recipe, Mesh(), 0))).parts[0].batch
+    batch = next(iter(load_batches(recipe, Mesh(), 0))).micro_batches[0].batch
     before = compute_losses(engine.stage.network, batch)
     listed: tuple[Objective, ...] = (*OBJECTIVES, MemorySize())  # type: ignore[arg-type]
     monkeypatch.setattr(losses, "OBJECTIVES", listed)

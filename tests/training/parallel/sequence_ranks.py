@@ -44,7 +44,7 @@ def made_batch(width: int, lengths: list[int], seed: int = 3) -> Batch:
     chance = torch.Generator().manual_seed(seed)
     rows = len(lengths)
     source = torch.randint(16, 32_000, (rows, width), generator=chance, dtype=torch.int32)
-    places = torch.rand(rows, width // 4, generator=chance) * torch.tensor(lengths)[:, None]
+    where = torch.rand(rows, width // 4, generator=chance) * torch.tensor(lengths)[:, None]
     labels = torch.randint(16, 32_000, (rows, width // 4), generator=chance)
     labels[torch.rand(labels.shape, generator=chance) < 0.3] = IGNORE
     third = rows // 3
@@ -58,7 +58,7 @@ def made_batch(width: int, lengths: list[int], seed: int = 3) -> Batch:
     continuation = torch.randint(16, 32_000, (third, 19), generator=chance)
     continuation[0, 5:] = IGNORE
     return Batch(
-        source, torch.tensor(lengths, dtype=torch.int32), torch.arange(rows) % 3, places[:third].int(), labels[:third],
+        source, torch.tensor(lengths, dtype=torch.int32), torch.arange(rows) % 3, where[:third].int(), labels[:third],
         continuation, context, answer, summary, sum(lengths),
     )  # fmt: skip
 
@@ -136,11 +136,11 @@ def train_split(batches: list[Batch]) -> list[list[float]]:
     return trained(model, batches, apply_sequence_parallel(model, None))
 
 
-def split_gradients(batch: Batch, parts: int, overrides: dict[str, Any]) -> dict[str, Tensor]:
+def split_gradients(batch: Batch, turns: int, overrides: dict[str, Any]) -> dict[str, Tensor]:
     """Averaged over this process' group; of one part, the losses are those of training on one device."""
     model = spread_model(**overrides)
-    split, own = apply_sequence_parallel(model, None, parts=parts), own_slice(batch)
-    losses = compute_losses(model, own) if parts == 1 else split.losses(own)
+    split, own = apply_sequence_parallel(model, None, turns=turns), own_slice(batch)
+    losses = compute_losses(model, own) if turns == 1 else split.losses(own)
     losses.weighted(ObjectivesSection()).backward()
     average_gradients(model)
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -182,11 +182,11 @@ def split_results(whole: Tensor, target: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def layer_by_layer(model: HybridModel, source: Tensor, lengths: Tensor) -> Tensor:
     """The memory by calls of the modules, as a pipeline's stages make them."""
-    places = model.source_places(lengths, source.shape[1])
+    positions = model.source_positions(lengths, source.shape[1])
     hidden = model.encoder.begin(model.embedding(source), lengths)
     for layer in model.encoder.layers:
-        hidden = layer(hidden, places)
-    return model.hybrid(model.encoder.norm(hidden), lengths, places)
+        hidden = layer(hidden, positions)
+    return model.hybrid(model.encoder.norm(hidden), lengths, positions)
 
 
 def split_layer_by_layer(source: Tensor, lengths: Tensor) -> Tensor:
@@ -196,10 +196,10 @@ def split_layer_by_layer(source: Tensor, lengths: Tensor) -> Tensor:
     return layer_by_layer(model, own_columns(source), lengths)
 
 
-def watched(batch: Batch, parts: int) -> tuple[list[int], int]:
+def watched(batch: Batch, turns: int) -> tuple[list[int], int]:
     """Elements of each exchange of one step, and how many exchanges were on their way at most."""
-    model, link = spread_model(), WatchedLink(blocking=parts == 1)
-    split = apply_sequence_parallel(model, None, parts=parts, link=link)
+    model, link = spread_model(), WatchedLink(blocking=turns == 1)
+    split = apply_sequence_parallel(model, None, turns=turns, link=link)
     split.losses(own_slice(batch)).weighted(ObjectivesSection()).backward()
     assert link.flying == 0
     return link.sent, link.most

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.forks import FINISH_S
 from tests.training.parallel.conftest import WriteRecipe
 from tests.training.parallel.launching import COMPARED, kill, launch, launch_torchrun, metrics_of, start
-from training.beforehand import claimed
+from training.claim import claimed
 from training.config import load_recipe
 from training.train import train
 

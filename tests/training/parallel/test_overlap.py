@@ -55,7 +55,7 @@ def test_shares_are_of_each_rounds_step(tmp_path: Path) -> None:
     def sample(*, overlap: bool, waited: float) -> dict:
         return {"overlap": overlap, "ranks": [{"step_s": 2.0, "waited_s": waited, "waited_for_ranks_s": 0.2}] * 2}
 
-    setting = {"ranks": 2, "rows": 8, "parts": 4, "delay_ms": 5.0, "megabytes_per_s": 0.0}
+    setting = {"ranks": 2, "rows": 8, "turns": 4, "delay_ms": 5.0, "megabytes_per_s": 0.0}
     run = {
         "setting": setting,
         "samples": [sample(overlap=way, waited=w) for way, w in [(False, 1.0), (True, 0.2), (False, 0.8)]],

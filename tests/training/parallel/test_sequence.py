@@ -205,7 +205,7 @@ def test_an_exact_recurrence_cannot_be_split() -> None:
 def test_slices_of_broken_blocks_no_parts_and_unknown_lengths_are_refused() -> None:
     model = ranks.plain_model()
     with pytest.raises(ValueError, match="at least 1 part, got 0"):
-        apply_sequence_parallel(model, None, parts=0, link=LoneLink(2))
+        apply_sequence_parallel(model, None, turns=0, link=LoneLink(2))
     apply_sequence_parallel(model, None, link=LoneLink(2))
     slice_ = torch.zeros(1, 24, dtype=torch.int64)
     with pytest.raises(

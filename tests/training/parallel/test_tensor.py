@@ -54,12 +54,11 @@ def test_two_processes_have_the_losses_and_gradients_of_one() -> None:
 def _compare() -> None:
     """One process of two: its part against the whole network."""
     mesh = make_mesh(Layout(tensor=SIZE), torch.device("cpu"))
-    for smoothing in (0.0, 0.1):
-        _compare_losses(mesh, smoothing)
+    _compare_losses(mesh)
 
 
-def _compare_losses(mesh: Mesh, smoothing: float) -> None:
-    """Of states of the encoder, with and without smoothing."""
+def _compare_losses(mesh: Mesh) -> None:
+    """Of states of the encoder."""
     config = HybridConfig.from_preset("nano", dropout=0.0, vocab_size=512)
     torch.manual_seed(0)
     whole = HybridModel(config)
@@ -74,12 +73,12 @@ def _compare_losses(mesh: Mesh, smoothing: float) -> None:
     losses = []
     for network in (whole, part):
         states_ND = network.encode(source_BS, torch.tensor([20, 11, 5])).flatten(0, 1)
-        losses.append(network.token_losses(states_ND, labels_N, smoothing))
+        losses.append(network.token_losses(states_ND, labels_N))
         losses[-1].sum().backward()
     torch.testing.assert_close(losses[1], losses[0])
     logits = whole.logits(whole.encode(source_BS)).flatten(0, 1)
-    plain = functional.cross_entropy(logits, labels_N, reduction="none", ignore_index=IGNORE, label_smoothing=smoothing)
-    unpadded = whole.token_losses(whole.encode(source_BS).flatten(0, 1), labels_N, smoothing)
+    plain = functional.cross_entropy(logits, labels_N, reduction="none", ignore_index=IGNORE)
+    unpadded = whole.token_losses(whole.encode(source_BS).flatten(0, 1), labels_N)
     torch.testing.assert_close(unpadded, plain)
     for (name, own), expected in zip(part.named_parameters(), whole.parameters(), strict=True):
         if expected.grad is None:

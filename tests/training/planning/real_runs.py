@@ -23,7 +23,7 @@ from tests.training.parallel.ranks import on_ranks
 from training.chain import split_evenly
 from training.config import Recipe, parse_recipe
 from training.data.batches import Batch
-from training.data.parts import StepBatch, slice_of_source, split
+from training.data.micro_batches import StepBatch, slice_of_source, split
 from training.engine import Engine
 from training.layout import Layout
 from training.make_engine import make_engine
@@ -32,9 +32,9 @@ from training.parallel.stage import Unit, costs_of, units_of
 from training.planning.blocks import Block, build_blocks
 from training.planning.communication import stage_messages
 from training.planning.hardware import make_cluster
-from training.planning.layout import PricedLayout
 from training.planning.memory import stage_parameters, state_bytes
 from training.planning.messages import STEP
+from training.planning.priced_layout import PricedLayout
 from training.planning.workload import Network, Work
 
 ROWS = {"pretraining_rows": 4, "instruction_rows": 4, "qa_rows": 4, "summary_rows": 4}
@@ -199,7 +199,7 @@ def take_steps(layout: Layout, checkpointing: bool, counted: Counted) -> Found:
     groups.pop(id(None), None)
     for step in range(2):
         counted.start(groups)
-        engine.forward_backward(StepBatch(step=step, parts=parts, tokens=0))
+        engine.forward_backward(StepBatch(step=step, micro_batches=parts, tokens=0))
         engine.step(1.0)
     planned = PricedLayout(**asdict(layout), checkpointing=checkpointing, precision="fp32")
     return Found(dict(counted.sizes), *_expected(recipe, mesh, planned, engine))

@@ -14,8 +14,8 @@ from model.network import HybridModel
 from training.planning.blocks import build_blocks
 from training.planning.flops import parameter_count
 from training.planning.hardware import Assumptions
-from training.planning.layout import PricedLayout
 from training.planning.memory import MemoryParts, in_flight, stage_memory, stage_parameters, state_bytes
+from training.planning.priced_layout import PricedLayout
 from training.planning.stages import cut, together
 from training.planning.workload import Network, mixed_work
 

@@ -8,7 +8,7 @@ import pytest
 
 from model.configuration import HybridConfig
 from training.planning.hardware import GPUS, Assumptions, make_cluster
-from training.planning.layout import PricedLayout, check_layout, micro_batches
+from training.planning.priced_layout import PricedLayout, check_layout, micro_batches
 from training.planning.pricing import Job, draft, price
 from training.planning.search import Wish, layouts, search
 from training.planning.workload import Network, mixed_work, written_work
@@ -47,7 +47,7 @@ def test_a_network_that_no_layout_holds_is_refused_with_its_largest_part() -> No
         search(job, make_cluster("l4", 1))
 
 
-def test_a_layout_that_does_not_fit_names_stage_need_and_mend() -> None:
+def test_a_layout_that_does_not_fit_names_stage_need_and_fix() -> None:
     cluster = make_cluster("l4", 8)
     job = replace(JOB, network=TEACHER, work=mixed_work(512, 512, 128))
     with pytest.raises(ValueError, match=r"stage 0 needs [\d.]+ GiB of 22\.4: [\d.]+ GiB are activations; smaller"):

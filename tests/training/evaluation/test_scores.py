@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.scores import bleu, exact_match, f1, normalise, rouge
+from training.evaluation.scores import bleu, exact_match, f1, normalise, rouge
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from torch._dynamo import lookup_backend
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
 import model.cross_entropy
-import training.kernels
+import training.kernels.compiled
 from model.configuration import HybridConfig
 from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from training.config import Recipe
 from training.engine import Engine
-from training.kernels import compile_layers, refusing_to_fall_back
+from training.kernels.compiled import compile_layers, refusing_to_fall_back
 from training.make_engine import make_engine
 from training.parallel.mesh import Mesh
 from training.train import load_batches, train
@@ -50,7 +50,7 @@ class LabelSizes:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So small that the losses of a tiny batch have whole chunks and remainders; no graphs of another test's."""
     monkeypatch.setattr(model.cross_entropy, "CHUNK", CHUNK)
-    monkeypatch.setattr(training.kernels, "PIECE", PIECE)
+    monkeypatch.setattr(training.kernels.compiled, "PIECE", PIECE)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -109,7 +109,7 @@ def test_any_number_of_labels_comes_in_pieces_of_two_sizes(count: int) -> None:
 def test_a_run_that_needs_more_graphs_than_are_kept_ends_and_says_so(
     mixed: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.kernels, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(training.kernels.compiled, "MOST_GRAPHS", 1)
     engine = make_engine(mixed, Mesh(), torch.float32)
     compile_layers(engine.stage.network, backend="aot_eager")
     with (
@@ -131,7 +131,7 @@ def test_token_losses_never_run_uncompiled_in_a_backward_thread(recipe: Recipe) 
         try:
             for count in range(2, dynamo.recompile_limit + 3):
                 labels_N = torch.full((count,), 99)
-                compiled(torch.zeros(count, network.config.d_model), network.embedding.weight, labels_N, 0.0)
+                compiled(torch.zeros(count, network.config.d_model), network.embedding.weight, labels_N)
         except FailOnRecompileLimitHit as error:
             faults.append(error)
 

@@ -92,14 +92,14 @@ def check_layout(config: Network, work: Work, layout: PricedLayout, gpus: int) -
     """Raises ValueError, saying what would fit, for a layout that the network or the cluster cannot take."""
     if layout.world_size != gpus:
         others = layout.tensor * layout.pipeline * layout.sequence
-        mend = (
+        fix = (
             f"data={gpus // others} would"
             if gpus % others == 0
             else f"tensor × pipeline × sequence must divide {gpus}, and is {others}"
         )
         raise ValueError(
             f"{layout.data} data × {layout.tensor} tensor × {layout.pipeline} pipeline × {layout.sequence} sequence = "
-            f"{layout.world_size} does not make {gpus} GPUs: {mend}"
+            f"{layout.world_size} does not make {gpus} GPUs: {fix}"
         )
     if name := undivided(config, layout.tensor):
         fitting = ", ".join(map(str, tensor_sizes(config, config.num_heads)))

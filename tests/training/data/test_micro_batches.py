@@ -9,7 +9,7 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import Recipe
 from training.data.batches import Batch, Batches
-from training.data.parts import Part, split
+from training.data.micro_batches import MicroBatch, split
 from training.objectives.losses import NAMES, compute_losses, count_targets
 
 
@@ -29,7 +29,7 @@ def batches(recipe: Recipe) -> Batches:
     return Batches(recipe)
 
 
-def losses_of(network: HybridModel, part: Part) -> torch.Tensor:
+def losses_of(network: HybridModel, part: MicroBatch) -> torch.Tensor:
     return compute_losses(network, part.batch, part.targets).stacked()
 
 

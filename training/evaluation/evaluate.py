@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from training import scores
 from training.data.readers import read_questions, read_records
+from training.evaluation import scores
 
 if TYPE_CHECKING:
-    from training.predictors import Predictor  # whose client of a service PyTorch's predictor does without
+    from training.evaluation.predictors import Predictor  # whose client of a service PyTorch's predictor does without
 
 Item = TypeVar("Item")
 Figures = dict[str, float | int | str]

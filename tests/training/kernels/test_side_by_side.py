@@ -22,7 +22,7 @@ def side_by_side() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         if not GPU:
             patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is defined
-        return importlib.import_module("training.side_by_side")
+        return importlib.import_module("training.kernels.side_by_side")
 
 
 def recur_together(side_by_side: ModuleType, recurrences: list[nn.GRU], inputs: list[Tensor]) -> Tensor:

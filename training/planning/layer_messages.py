@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from training.planning.blocks import TAGS, Block
 from training.planning.hardware import Cluster
-from training.planning.layout import PricedLayout
 from training.planning.memory import VALUE_BYTES
 from training.planning.messages import BACKWARD, FORWARD, Message, make_message
+from training.planning.priced_layout import PricedLayout
 from training.planning.workload import Network, Work
 
-LOSS_SUMS = 4
-"""Floats a target that ranks with parts of the vocabulary add up: maximum; sum of exponentials, the label's logit, the
-sum of logits."""
+LOSS_SUMS = 3
+"""Floats a target that ranks with parts of the vocabulary add up: maximum; sum of exponentials, the label's logit."""
 TURNS = 2
 """Parts of a batch under sequence parallelism: one computes while the other's exchange is on its way."""
 NORM_BYTES = 4

@@ -1,7 +1,7 @@
-"""Parts of a batch: what each data-parallel process computes in each micro-batch.
+"""Micro-batches: what each data-parallel process computes at a time.
 
 Losses are means over the targets of the whole batch. Every process builds the whole batch, so it counts those itself,
-and the parts' losses and gradients simply add up.
+and the micro-batches' losses and gradients simply add up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.objectives.objective import Targets
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MicroBatch:
     """Some rows of every kind of a batch, and what their losses are divided by.
 
     A dataclass rather than a tuple: hooks on modules look for tensors inside of tuples.
@@ -34,12 +34,12 @@ class StepBatch:
     """What one process computes in a step."""
 
     step: int
-    parts: list[Part]
+    micro_batches: list[MicroBatch]
     tokens: int
     """Source and target tokens of the whole batch, padding not counted."""
 
 
-def split(batch: Batch, data_rank: int, data_size: int, micro_batches: int, *, all_heads: bool) -> list[Part]:
+def split(batch: Batch, data_rank: int, data_size: int, micro_batches: int, *, all_heads: bool) -> list[MicroBatch]:
     """The parts of one process: equally many rows of every kind, neighbours in the batch.
 
     With `all_heads`, a batch without questions or summaries gets a row of each that asks nothing: so every parameter
@@ -49,7 +49,7 @@ def split(batch: Batch, data_rank: int, data_size: int, micro_batches: int, *, a
     count = data_size * micro_batches
     first = data_rank * micro_batches
     parts = [_part(batch, index, count) for index in range(first, first + micro_batches)]
-    return [Part(_with_idle_rows(part) if all_heads else part, targets) for part in parts]
+    return [MicroBatch(_with_idle_rows(part) if all_heads else part, targets) for part in parts]
 
 
 def slice_of_source(batch: Batch, rank: int, size: int, block: int) -> Batch:

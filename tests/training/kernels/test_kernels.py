@@ -9,7 +9,8 @@ from torch.nn import functional
 from model.attention import key_mask
 from model.configuration import HybridConfig
 from model.network import HybridModel
-from training.kernels import choose_kernels, compile_layers
+from training.kernels.choice import choose_kernels
+from training.kernels.compiled import compile_layers
 from training.layout import Layout
 from training.parallel.mesh import join
 from training.parallel.sequence import apply_sequence_parallel

@@ -14,8 +14,8 @@ from model.losses import shift_right
 from model.network import HybridModel
 from model.tokenizer import GENERATION, encode, load_tokenizer
 from training.data.readers import read_records
-from training.evaluate import Figures, require, tracked
-from training.network_predictor import BATCH, batched, on_device
+from training.evaluation.evaluate import Figures, require, tracked
+from training.evaluation.network_predictor import BATCH, batched, on_device
 
 PROMPT_TOKENS, CONTINUATION_TOKENS = 192, 192
 """A document is continued once, after its first tokens."""

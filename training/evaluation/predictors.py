@@ -33,7 +33,7 @@ def make_predictor(checkpoint: Path | None, url: str | None) -> Predictor:
     if url is not None and checkpoint is None:
         return ServicePredictor(url)
     if checkpoint is not None and url is None:
-        from training.network_predictor import NetworkPredictor, load_weights
+        from training.evaluation.network_predictor import NetworkPredictor, load_weights
 
         return NetworkPredictor(load_weights(checkpoint))
     raise ValueError(

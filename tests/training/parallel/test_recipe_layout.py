@@ -9,8 +9,8 @@ import pytest
 from model.configuration import HybridConfig
 from training.config import Recipe
 from training.layout import Layout
-from training.parallel.layout import lay_out, stages_at_most
 from training.parallel.mesh import DIMENSIONS, _ranks_along
+from training.parallel.recipe_layout import lay_out, stages_at_most
 from training.parallel.stage import units_of
 
 NANO = HybridConfig.from_preset("nano")

@@ -15,13 +15,13 @@ import pytest
 
 from tests.small_service import SmallService, serving
 from tests.training.tiny_corpora import HELD_OUT_SQUAD, WORDS, squad
-from training.continuation import evaluate_continuation
 from training.data.readers import read_questions
-from training.evaluate import Figures, evaluate_questions, evaluate_summaries
-from training.network_predictor import NetworkPredictor, load_weights
-from training.predictors import ServicePredictor, make_predictor
+from training.evaluation.continuation import evaluate_continuation
+from training.evaluation.evaluate import Figures, evaluate_questions, evaluate_summaries
+from training.evaluation.network_predictor import NetworkPredictor, load_weights
+from training.evaluation.predictors import ServicePredictor, make_predictor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Answers(SmallService):

@@ -1,4 +1,4 @@
-"""Which GPU kernels a run uses."""
+"""What a run compiles, and that it stays compiled."""
 
 from __future__ import annotations
 
@@ -20,24 +20,6 @@ PIECE = 1_024
 """Labels of a compiled piece where a chunk is not full: what is filled up costs little, and a GPU is still busy."""
 MOST_GRAPHS = 32
 """Of one function: of a decoder's layer there are two kinds, for two sizes of rows, with and without gradients."""
-
-
-def choose_kernels() -> None:
-    """TF32 for what is computed in float32. Attention's kernel PyTorch chooses: on an H100 cuDNN's, whose gradients
-    are right (docs/results/attention-gradients.json)."""
-    torch.set_float32_matmul_precision("high")
-
-
-def join_recurrences(network: HybridModel, device: torch.device) -> None:
-    """On a GPU, let the hybrid layer's units run their recurrences at once.
-
-    For a process that has the whole layer, its weights whole, and keeps its activations.
-    """
-    if device.type == "cuda":
-        # Triton comes with PyTorch's GPU builds alone.
-        from training.side_by_side import run_units_together
-
-        run_units_together(network)
 
 
 def compile_layers(network: HybridModel, *, tuned: bool = True, backend: str | Callable = "inductor") -> None:
@@ -76,7 +58,7 @@ class CompiledTokenLosses:
         # In one graph or not at all: what the configuration says of this, a GPU's backward thread does not hear.
         self.compiled = torch.compile(tied_token_losses, fullgraph=True, **options)
 
-    def __call__(self, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    def __call__(self, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Cross-entropy [N] as `HybridModel.token_losses`."""
         count = len(labels_N)
         size = model.cross_entropy.CHUNK if count == model.cross_entropy.CHUNK else PIECE
@@ -85,7 +67,7 @@ class CompiledTokenLosses:
             labels_N = functional.pad(labels_N, (0, missing), value=IGNORE)
         embedding_VD = self.network.embedding.weight
         losses = [
-            self.compiled(states, embedding_VD, labels, smoothing)
+            self.compiled(states, embedding_VD, labels)
             for states, labels in zip(states_ND.split(size), labels_N.split(size), strict=True)
         ]
         return torch.cat(losses)[:count]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import Places
+from model.attention import RowPositions
 from model.hybrid import HybridLayer, HybridUnit
 from model.network import HybridModel
 from model.recurrence import BidirectionalRecurrence, Frame
-from training.gru import recur_together, takes
+from training.kernels.gru import recur_together, takes
 
 DIRECTIONS = ("l0", "l0_reverse")
 
@@ -35,9 +35,9 @@ class UnitsTogether:
         """Compile those two, with `torch.compile`'s options."""
         self.make_gates, self.add_unit = torch.compile(make_gates, **options), torch.compile(add_unit, **options)
 
-    def __call__(self, hidden_BSD: Tensor, lengths_B: Tensor | None, places: Places) -> Tensor:
+    def __call__(self, hidden_BSD: Tensor, lengths_B: Tensor | None, positions: RowPositions) -> Tensor:
         units = [cast("HybridUnit", unit) for unit in self.layer.units]
-        mixed = [unit.attention(hidden_BSD, places) for unit in units]
+        mixed = [unit.attention(hidden_BSD, positions) for unit in units]
         gates_NWMG, parameters, frame = self.make_gates([unit.recurrence for unit in units], mixed, lengths_B)
         # Gradients of what is unbound are stacked; those of indices would be added up, each as large as all.
         states = recur_together(gates_NWMG, *parameters).unbind()
