@@ -34,8 +34,8 @@ IMPORTED = (
     "torch.utils.tensorboard",
     "transformers",
     "deploy.cli",
-    "training.parallel.pipeline",
-    "training.parallel.zero",
+    "training.engines.pipeline",
+    "training.engines.zero",
     "training.train",
 )
 """What takes seconds to import; nothing that starts a thread, as ONNX Runtime does."""

@@ -17,7 +17,7 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from model.tokenizer import TOKENIZER_FILES
 from training.digests import file_digest
-from training.engine import WEIGHT, Engine
+from training.engines.engine import WEIGHT, Engine
 from training.parallel.checkpoint import SEPARATOR, Checkpoint, CheckpointManifest, PartStates, Shard, write_checkpoint
 
 

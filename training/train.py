@@ -25,12 +25,12 @@ from training.claim import claimed
 from training.config import Recipe
 from training.data.batches import Batch, Batches
 from training.data.catalogue import licences, weights_licence
-from training.data.micro_batches import MicroBatch, StepBatch, slice_of_source, split
 from training.data.shards import read_all_info
+from training.engines.making import make_engine, pick_dtype
 from training.interruption import InterruptedRun, Interruption, leave_group
 from training.kernels.choice import choose_kernels
 from training.kernels.compiled import compile_layers, refusing_to_fall_back
-from training.make_engine import make_engine, pick_dtype
+from training.objectives.micro_batches import MicroBatch, StepBatch, slice_of_source, split
 from training.parallel.mesh import Mesh, join, local_rank, processes_started, speaks_for_all
 from training.parallel.recipe_layout import lay_out
 from training.precheck import check_recipe

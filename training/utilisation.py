@@ -11,7 +11,7 @@ import torch
 
 from model.configuration import HybridConfig
 from training.data.batches import Batch
-from training.data.micro_batches import StepBatch
+from training.objectives.micro_batches import StepBatch
 from training.parallel.mesh import Mesh
 from training.planning.flops import training_flops
 from training.planning.hardware import peak_flops

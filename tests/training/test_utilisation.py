@@ -10,9 +10,9 @@ import torch
 
 from model.configuration import HybridConfig
 from tests.training.planning.real_runs import made_batch
-from training.data.micro_batches import MicroBatch, StepBatch, slice_of_source, split
 from training.layout import Layout
 from training.objectives.losses import count_targets
+from training.objectives.micro_batches import MicroBatch, StepBatch, slice_of_source, split
 from training.parallel.mesh import Mesh, Ring
 from training.planning.flops import training_flops
 from training.planning.hardware import peak_flops

@@ -8,8 +8,8 @@ from model.cross_entropy import IGNORE
 from model.losses import continuation_loss, mean_of_targets, shift_right, states_loss
 from training.data.batches import Batch
 from training.objectives.objective import WRITTEN, Read, rows_of
-from training.parallel.link import Steps
-from training.parallel.sequence_heads import SplitHeads
+from training.objectives.slice_heads import SliceHeads
+from training.turns import Steps
 
 
 class Continuation:
@@ -32,7 +32,7 @@ class Continuation:
             return states_loss(read.network, read.states_RTD, labels_GT, targets=targets)
         return continuation_loss(read.network, read.memory_BSD[rows], batch.lengths_B[rows], labels_GT, targets=targets)
 
-    def loss_of_slice(self, heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
+    def loss_of_slice(self, heads: SliceHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
         labels_GT, rows = batch.continuation_GT, self.rows(batch)
         read_GT = shift_right(heads.model, labels_GT)
         states_GTD = yield from heads.decoder_states("generative", memory_BsD[rows], batch.lengths_B[rows], read_GT)

@@ -8,8 +8,8 @@ from model.cross_entropy import IGNORE
 from model.losses import masked_token_loss, mean_of_targets
 from training.data.batches import Batch
 from training.objectives.objective import MEMORY, Read, rows_of
-from training.parallel.link import Steps
-from training.parallel.sequence_heads import SplitHeads
+from training.objectives.slice_heads import SliceHeads
+from training.turns import Steps
 
 
 class MaskedTokens:
@@ -30,7 +30,7 @@ class MaskedTokens:
         memory_PSD = read.memory_BSD[self.rows(batch)]
         return masked_token_loss(read.network, memory_PSD, batch.masked_PM, batch.masked_labels_PM, targets=targets)
 
-    def loss_of_slice(self, heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
+    def loss_of_slice(self, heads: SliceHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
         labels_PM = batch.masked_labels_PM
         losses_PM = yield from heads.masked_token_losses(memory_BsD[self.rows(batch)], batch.masked_PM, labels_PM)
         return mean_of_targets(losses_PM, labels_PM, targets)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from model.network import HybridModel
 from training.data.batches import Batch
-from training.parallel.link import Steps
-from training.parallel.sequence_heads import SplitHeads
+from training.objectives.slice_heads import SliceHeads
+from training.turns import Steps
 
 MEMORY, WRITTEN, SUMMED = UNITS = ("memory", "written", "summed")
 """Units of the network, in order, behind which objectives stand: the encoders' result, and either decoder's states
@@ -84,5 +84,5 @@ class Objective(Protocol):
     def loss(self, read: Read, targets: int | None) -> Tensor:
         """Of a batch; with `targets`, of a part of one, divided by the number of targets in the whole."""
 
-    def loss_of_slice(self, heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
+    def loss_of_slice(self, heads: SliceHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
         """The same whole loss where this process holds a slice of every row's source, yielding while it waits."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from model.losses import span_loss
 from training.data.batches import Batch
 from training.objectives.objective import MEMORY, Read, rows_of
-from training.parallel.link import Steps
-from training.parallel.sequence_heads import SplitHeads
+from training.objectives.slice_heads import SliceHeads
+from training.turns import Steps
 
 
 class Answers:
@@ -29,7 +29,7 @@ class Answers:
         memory_QSD, lengths_Q = read.memory_BSD[rows], batch.lengths_B[rows]
         return span_loss(read.network, memory_QSD, lengths_Q, batch.context_Q2, batch.answer_Q2, targets=targets)
 
-    def loss_of_slice(self, heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
+    def loss_of_slice(self, heads: SliceHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
         rows = self.rows(batch)
         emissions_QS3 = yield from heads.emissions(memory_BsD[rows], batch.lengths_B[rows])
         nll_Q = heads.model.extractive.crf.nll(emissions_QS3, batch.context_Q2, batch.answer_Q2)

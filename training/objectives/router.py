@@ -9,8 +9,8 @@ from model.cross_entropy import IGNORE
 from model.losses import mean_of_targets, router_loss
 from training.data.batches import Batch
 from training.objectives.objective import MEMORY, Read
-from training.parallel.link import Steps
-from training.parallel.sequence_heads import SplitHeads
+from training.objectives.slice_heads import SliceHeads
+from training.turns import Steps
 
 
 class Routes:
@@ -30,7 +30,7 @@ class Routes:
         batch = read.batch
         return router_loss(read.network, read.memory_BSD, batch.lengths_B, batch.route_B, targets=targets)
 
-    def loss_of_slice(self, heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
+    def loss_of_slice(self, heads: SliceHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
         logits_B3 = yield from heads.task_logits(memory_BsD, batch.lengths_B)
         tasks_B = batch.route_B.long()
         losses_B = functional.cross_entropy(logits_B3.float(), tasks_B, reduction="none", ignore_index=IGNORE)

@@ -8,8 +8,8 @@ from model.cross_entropy import IGNORE
 from model.losses import mean_of_targets, mixture_loss, shift_right, summary_loss
 from training.data.batches import Batch
 from training.objectives.objective import SUMMED, Read, rows_of
-from training.parallel.link import Steps, together
-from training.parallel.sequence_heads import SplitHeads
+from training.objectives.slice_heads import SliceHeads
+from training.turns import Steps, together
 
 
 class Summaries:
@@ -32,7 +32,7 @@ class Summaries:
             return mixture_loss(read.network, read.states_RTD, *source, batch.summary_UT, targets=targets)
         return summary_loss(read.network, *source, batch.summary_UT, targets=targets)
 
-    def loss_of_slice(self, heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
+    def loss_of_slice(self, heads: SliceHeads, memory_BsD: Tensor, batch: Batch, targets: int | None) -> Steps[Tensor]:
         labels_UT, rows = batch.summary_UT, self.rows(batch)
         own_UsD, lengths_U = memory_BsD[rows], batch.lengths_B[rows]
         states_UTD = yield from heads.decoder_states("pointer", own_UsD, lengths_U, shift_right(heads.model, labels_UT))

@@ -10,16 +10,12 @@ own operations: to gather is to send everyone the same, and that gradient's sum 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-Result = TypeVar("Result")
-Steps = Generator[None, None, Result]
-"""A computation that yields whenever an exchange of its own is on its way."""
 
 
 class Work(Protocol):
@@ -113,33 +109,3 @@ class _Finish(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.exchange.begin(gradient), None
-
-
-def run(steps: Steps[Result]) -> Result:
-    """Run a computation to its end, waiting for each exchange as it comes."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-def together(tasks: Iterable[Steps[Result]]) -> Steps[list[Result]]:
-    """Run computations in turns: while one's exchange is on its way, the others compute.
-
-    The turns depend on nothing but the tasks, so that all ranks start their exchanges in one order.
-    """
-    waiting = list(enumerate(tasks))
-    results: dict[int, Result] = {}
-    while waiting:
-        going = []
-        for index, steps in waiting:
-            try:
-                next(steps)
-                going.append((index, steps))
-            except StopIteration as end:
-                results[index] = end.value
-        waiting = going
-        if waiting:
-            yield
-    return [results[index] for index in sorted(results)]

@@ -34,10 +34,11 @@ from training.data.batches import Batch
 from training.objectives.losses import Losses
 from training.objectives.objective import Targets
 from training.parallel.halo import Halo
-from training.parallel.link import Link, Steps, run, together
+from training.parallel.link import Link
 from training.parallel.sequence_heads import SplitHeads, local_lengths
 from training.parallel.sequence_losses import split_losses
 from training.parallel.ulysses import self_attention
+from training.turns import Steps, run, together
 
 TURNS = 4
 """Parts of a batch that take turns: with 2, less is hidden (docs/sequence-parallelism.md)."""

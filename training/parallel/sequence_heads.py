@@ -21,7 +21,8 @@ from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from model.pointer import FLOOR
 from training.parallel.halo import Halo
-from training.parallel.link import Link, Steps
+from training.parallel.link import Link
+from training.turns import Steps
 
 NOTHING = -1e30
 """In place of -inf, whose log-sum has no gradient, where a slice holds nothing of a row."""

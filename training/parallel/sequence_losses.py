@@ -10,8 +10,8 @@ from torch import Tensor
 from training.data.batches import Batch
 from training.objectives.losses import NAMES, OBJECTIVES, Losses, has_rows
 from training.objectives.objective import UNITS, Objective, Targets
-from training.parallel.link import run, together
 from training.parallel.sequence_heads import SplitHeads
+from training.turns import run, together
 
 
 def split_losses(heads: SplitHeads, memory_BsD: Tensor, batch: Batch, targets: Targets | None) -> Losses:

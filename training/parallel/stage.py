@@ -25,8 +25,8 @@ from model.losses import shift_right
 from model.network import HybridModel
 from training.config import Recipe
 from training.data.batches import Batch
-from training.data.micro_batches import MicroBatch
 from training.objectives.losses import NAMES, Losses, compute_losses, losses_at
+from training.objectives.micro_batches import MicroBatch
 from training.objectives.objective import MEMORY, SUMMED, UNITS, WRITTEN, Read, rows_of
 from training.parallel.sequence import SequenceParallel
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from model.attention import RowPositions, SelfAttention, merge_heads, mix
-from training.parallel.link import Link, Steps
+from training.parallel.link import Link
+from training.turns import Steps
 
 
 def self_attention(link: Link, attention: SelfAttention, hidden_BsD: Tensor, positions: RowPositions) -> Steps[Tensor]:

@@ -21,9 +21,9 @@ from model.configuration import HybridConfig
 from model.cross_entropy import IGNORE
 from model.network import HybridModel
 from training.config import Recipe
-from training.engine import Engine
+from training.engines.engine import Engine
+from training.engines.making import make_engine
 from training.kernels.compiled import compile_layers, refusing_to_fall_back
-from training.make_engine import make_engine
 from training.parallel.mesh import Mesh
 from training.train import load_batches, train
 

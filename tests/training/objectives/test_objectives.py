@@ -11,8 +11,8 @@ from torch import Tensor
 from model.configuration import HybridConfig
 from training.config import ObjectivesSection, Recipe
 from training.data.batches import Batches
-from training.engine import Engine
-from training.make_engine import make_engine
+from training.engines.engine import Engine
+from training.engines.making import make_engine
 from training.objectives import losses
 from training.objectives.losses import NAMES, OBJECTIVES, compute_losses, count_targets
 from training.objectives.objective import UNITS, Objective, Read

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-import training.make_engine
+import training.engines.making
 import training.train
 from model.tokenizer import save_tokenizer, train_tokenizer
 from tests.training.parallel.conftest import STEPS, write

@@ -16,8 +16,8 @@ from tests.training.parallel.conftest import STEPS, WriteRecipe
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.config import load_recipe
 from training.digests import file_digest
-from training.engine import Engine
-from training.make_engine import make_engine
+from training.engines.engine import Engine
+from training.engines.making import make_engine
 from training.parallel.checkpoint import Checkpoint
 from training.parallel.mesh import Mesh
 from training.train import train

@@ -10,9 +10,9 @@ from torch import Tensor, multiprocessing
 
 from tests.training.parallel.conftest import WriteRecipe
 from training.config import Recipe, load_recipe
-from training.engine import Engine
+from training.engines.engine import Engine
+from training.engines.making import make_engine
 from training.layout import Layout
-from training.make_engine import make_engine
 from training.parallel.mesh import Mesh, make_mesh
 from training.train import load_batches
 

@@ -13,8 +13,9 @@ from tests.training.parallel.ranks import on_ranks
 from training.config import ObjectivesSection, Recipe
 from training.data.batches import Batch, Batches
 from training.objectives.losses import compute_losses
-from training.parallel.link import Link, run, together
+from training.parallel.link import Link
 from training.parallel.sequence import apply_sequence_parallel
+from training.turns import run, together
 
 WIDTH = 128
 LENGTHS = [128, 5, 65, 64, 30, 127, 70, 12, 100]

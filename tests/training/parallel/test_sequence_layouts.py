@@ -17,7 +17,7 @@ from tests.training.parallel.launching import launch
 from tests.training.parallel.sequence_ranks import made_batch
 from tests.training.parallel.test_parity import Record, assert_parity
 from training.config import Recipe
-from training.data.micro_batches import slice_of_source
+from training.objectives.micro_batches import slice_of_source
 from training.parallel.recipe_layout import lay_out
 
 ZERO_3 = "zero = 3\nwhole_below = 0\n"

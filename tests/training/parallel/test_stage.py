@@ -14,8 +14,8 @@ from model.network import HybridModel
 from training.chain import split_evenly
 from training.config import Recipe
 from training.data.batches import Batches
-from training.data.micro_batches import split
 from training.objectives.losses import compute_losses
+from training.objectives.micro_batches import split
 from training.parallel.stage import Stage, costs_of, owned_parts, units_of
 
 NANO = HybridConfig.from_preset("nano", dropout=0.0)

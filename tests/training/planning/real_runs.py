@@ -1,6 +1,6 @@
 """Small real training steps in several processes, every collective's bytes counted where it is called.
 
-A module of its own, for the processes import it. The engine is the one that trains: training/engine.py, and DeepSpeed
+A module of its own, for the processes import it. The engine is the one that trains (training/engines/), and DeepSpeed
 beneath it.
 """
 
@@ -23,10 +23,10 @@ from tests.training.parallel.ranks import on_ranks
 from training.chain import split_evenly
 from training.config import Recipe, parse_recipe
 from training.data.batches import Batch
-from training.data.micro_batches import StepBatch, slice_of_source, split
-from training.engine import Engine
+from training.engines.engine import Engine
+from training.engines.making import make_engine
 from training.layout import Layout
-from training.make_engine import make_engine
+from training.objectives.micro_batches import StepBatch, slice_of_source, split
 from training.parallel.mesh import Mesh, make_mesh
 from training.parallel.stage import Unit, costs_of, units_of
 from training.planning.blocks import Block, build_blocks

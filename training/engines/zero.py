@@ -23,7 +23,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from training.config import Recipe
-from training.engine import WEIGHT, Engine, Schedule
+from training.engines.engine import WEIGHT, Engine, Schedule
 from training.optimizer import make_adamw, trained_parameters
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.stage import Stage

@@ -3,8 +3,8 @@
     forward_backward(batch)   losses of this process' micro-batches, gradients added up over them
     step(factor)              gradients added up over processes, clipped, and a new set of weights
 
-The one that holds whole parameters is `training/local_engine.py`; ZeRO's, which divides them,
-`training/parallel/zero.py`; `training/make_engine.py` chooses.
+The one that holds whole parameters is `training/engines/local.py`; ZeRO's, which divides them,
+`training/engines/zero.py`; `training/engines/making.py` chooses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from model.network import HybridModel
 from training.config import Recipe
-from training.data.micro_batches import MicroBatch, StepBatch
 from training.objectives.losses import NAMES
+from training.objectives.micro_batches import MicroBatch, StepBatch
 from training.objectives.penalty import Penalty
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.stage import Stage

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from training.config import Recipe
-from training.engine import Engine
-from training.make_engine import make_engine, pick_dtype
+from training.engines.engine import Engine
+from training.engines.making import make_engine, pick_dtype
 from training.parallel.mesh import Mesh, Ring
 from training.train import load_batches
 

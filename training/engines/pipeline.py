@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from training.data.micro_batches import MicroBatch, StepBatch
-from training.engine import Engine
+from training.engines.engine import Engine
 from training.objectives.losses import NAMES
+from training.objectives.micro_batches import MicroBatch, StepBatch
 from training.parallel.mesh import Ring
 
 

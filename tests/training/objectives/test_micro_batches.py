@@ -9,8 +9,8 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import Recipe
 from training.data.batches import Batch, Batches
-from training.data.micro_batches import MicroBatch, split
 from training.objectives.losses import NAMES, compute_losses, count_targets
+from training.objectives.micro_batches import MicroBatch, split
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from training.config import Recipe
-from training.data.micro_batches import MicroBatch
-from training.engine import WEIGHT, Engine, Schedule
+from training.engines.engine import WEIGHT, Engine, Schedule
+from training.objectives.micro_batches import MicroBatch
 from training.optimizer import Optimizers, gradient_norms
 from training.parallel.mesh import Mesh, Ring, add_up
 from training.parallel.stage import Stage

@@ -13,11 +13,11 @@ from tests.training.parallel.conftest import WriteRecipe
 from tests.training.parallel.launching import ROOT, largest_difference, launch
 from tests.training.parallel.ranks import on_ranks
 from training.config import Recipe, load_recipe
-from training.engine import Engine
+from training.engines.engine import Engine
+from training.engines.making import make_engine
+from training.engines.zero import deepspeed_config
 from training.layout import Layout
-from training.make_engine import make_engine
 from training.parallel.mesh import Mesh, make_mesh
-from training.parallel.zero import deepspeed_config
 from training.train import load_batches
 
 ALONE = """

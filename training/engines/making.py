@@ -8,12 +8,12 @@ from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.chain import split_evenly
 from training.config import Recipe
-from training.engine import Engine, one_by_one
+from training.engines.engine import Engine, one_by_one
+from training.engines.local import LocalEngine
+from training.engines.pipeline import one_forward_one_backward
 from training.kernels.choice import join_recurrences
-from training.local_engine import LocalEngine
 from training.memory import checkpoint_layers
 from training.parallel.mesh import Mesh, Ring
-from training.parallel.pipeline import one_forward_one_backward
 from training.parallel.sequence import apply_sequence_parallel
 from training.parallel.stage import Stage, costs_of, units_of
 from training.parallel.tensor import apply_tensor_parallel
@@ -53,7 +53,7 @@ def make_engine(recipe: Recipe, mesh: Mesh, dtype: torch.dtype) -> Engine:
         tied = mesh.subset_of_pipeline(with_embedding)
     schedule = one_forward_one_backward if mesh.pipeline.size > 1 else one_by_one
     if recipe.parallel.zero and (mesh.layout.world_size > 1 or recipe.memory.offload_optimizer):
-        from training.parallel.zero import ZeroEngine
+        from training.engines.zero import ZeroEngine
 
         return ZeroEngine(stage, mesh, recipe, dtype, tied, schedule)
     return LocalEngine(stage, mesh, recipe, dtype, tied, schedule)
