@@ -228,7 +228,7 @@ def _traffic(found: Draft) -> list[Traffic]:
 def _largest_part(parts: MemoryParts) -> str:
     sizes = {name: getattr(parts, name) for name in MemoryParts.__slots__}
     name = max(sizes, key=lambda part: sizes[part])
-    mends = {
+    fixes = {
         "parameters": "more tensor or pipeline ranks, or zero=3, divide them",
         "gradients": "more tensor or pipeline ranks, or zero=2, divide them",
         "optimizer": "more tensor or pipeline ranks, or zero=1, divide them",
@@ -237,4 +237,4 @@ def _largest_part(parts: MemoryParts) -> str:
         "buffers": "more tensor or pipeline ranks make them smaller",
         "reserved": "this is assumed, see --reserved-gb",
     }
-    return f"{sizes[name] / GIB:.1f} GiB are {name}; {mends[name]}"
+    return f"{sizes[name] / GIB:.1f} GiB are {name}; {fixes[name]}"
