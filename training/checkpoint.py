@@ -15,8 +15,7 @@ from torch import Tensor
 
 from model.configuration import HybridConfig
 from model.network import HybridModel
-from model.tokenizer import TOKENIZER_FILES
-from training.digests import file_digest
+from training.digests import tokenizer_digest
 from training.engines.engine import WEIGHT, Engine
 from training.parallel.checkpoint import SEPARATOR, Checkpoint, CheckpointManifest, PartStates, Shard, write_checkpoint
 
@@ -55,7 +54,7 @@ def save_checkpoint(run: Path, engine: Engine, progress: Progress) -> None:
             loss_scale=engine.loss_scale,
             model=engine.stage.network.config.dimensions(),
             optimizer=engine.recipe.optimizer.kind,
-            tokenizer=_tokenizer_of(engine),
+            tokenizer=tokenizer_digest(engine.recipe.data.tokenizer),
             layout=str(mesh.layout),
             tensor_size=mesh.tensor.size,
             cuts={name: [cut.dimension, cut.blocks] for name, cut in engine.all_cuts.items()},
@@ -77,8 +76,9 @@ def load_checkpoint(run: Path, engine: Engine) -> Progress:
     _refuse_unlike(checkpoint.folder, "model", manifest.model, engine.stage.network.config.dimensions())
     kind = {"kind": engine.recipe.optimizer.kind}
     _refuse_unlike(checkpoint.folder, "optimizer", {"kind": manifest.optimizer}, kind)
-    if found := manifest.tokenizer:
-        _refuse_unlike(checkpoint.folder, "data", {"tokenizer": found}, {"tokenizer": _tokenizer_of(engine)})
+    if manifest.tokenizer:
+        wanted = tokenizer_digest(engine.recipe.data.tokenizer)
+        _refuse_unlike(checkpoint.folder, "data", {"tokenizer": manifest.tokenizer}, {"tokenizer": wanted})
     checkpoint.verify(engine.mesh)
     engine.restore(PartStates(checkpoint, engine.mesh, engine.cuts), manifest.loss_scale)
     return Progress(**manifest.progress)  # type: ignore[arg-type]
@@ -94,11 +94,6 @@ def load_whole(run: Path) -> HybridModel:
         for name, parameter in network.named_parameters():
             parameter.copy_(checkpoint.whole(name, WEIGHT))
     return network
-
-
-def _tokenizer_of(engine: Engine) -> str:
-    """SHA-256 of the recipe's tokenizer."""
-    return file_digest(engine.recipe.data.tokenizer / TOKENIZER_FILES[0])
 
 
 def _refuse_unlike(folder: Path, what: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

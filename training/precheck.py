@@ -9,7 +9,7 @@ from model.configuration import HybridConfig
 from model.tokenizer import TOKENIZER_FILES, load_tokenizer
 from training.config import Recipe
 from training.data.shards import read_all_info
-from training.digests import file_digest
+from training.digests import tokenizer_digest
 
 
 def check_recipe(recipe: Recipe, config: HybridConfig) -> None:
@@ -51,7 +51,7 @@ def check_vocabulary(recipe: Recipe, config: HybridConfig) -> None:
             f"data.tokenizer: {folder} has {tokens:,} tokens, the network's vocab_size is {config.vocab_size:,}: "
             f"set model.overrides = {{ vocab_size = {tokens} }}, or choose the tokenizer that the network is for"
         )
-    wanted = file_digest(folder / TOKENIZER_FILES[0])
+    wanted = tokenizer_digest(folder)
     again = f"run trident data prepare again with --tokenizer {folder}"
     for info in read_all_info(root):
         if not info.tokenizer:

@@ -12,14 +12,12 @@ shards were made from the same bytes with the same settings is skipped.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import random
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -28,9 +26,9 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from model.tokenizer import TOKENIZER_FILES, load_tokenizer
+from model.tokenizer import load_tokenizer
 from training.claim import claimed
-from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files, find_source
+from training.data.catalogue import TOKENIZER_SAMPLE, SourceFile, Use, find_files
 from training.data.development import keep_squad_articles, write_documents, write_pairs
 from training.data.mining import (
     PASSAGE_CHARACTERS,
@@ -39,6 +37,7 @@ from training.data.mining import (
     lead_pair,
     passages,
 )
+from training.data.prepare_settings import PrepareSettings, with_held_out_squad
 from training.data.readers import (
     Document,
     Pair,
@@ -62,7 +61,7 @@ from training.data.shards import (
 )
 from training.data.splits import OverlapFilter, digest, is_held_out
 from training.data.tokenise import ShardBuilder, encode_documents, encode_pairs, encode_questions
-from training.digests import file_digest
+from training.digests import file_digest, tokenizer_digest
 
 PR_SET_PDEATHSIG = 1
 """Of Linux' prctl: the signal that a process gets when its parent ends."""
@@ -71,33 +70,6 @@ CLOZE_CHANCE, LEAD_CHANCE = 0.8, 0.25
 NEGATIVE_CHANCE = 0.05
 """Part of SQuAD's questions asked once more of another paragraph of the same article, which has no answer."""
 NEGATIVES_FROM = ("squad", "cmrc2018", "drcd")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrepareSettings:
-    """What every worker needs to know."""
-
-    output: Path
-    tokenizer: Path
-    qa_window: int = 384
-    """Tokens of a question answering row at most, task token and question included."""
-    held_out: frozenset[str] = frozenset()
-    """SQuAD articles never trained on."""
-    held_out_questions: frozenset[str] = frozenset()
-    """Ids of their questions, by which translations of them are recognised."""
-    held_out_texts: tuple[str, ...] = ()
-
-    @property
-    def tokenizer_digest(self) -> str:
-        """SHA-256 of the tokenizer's file."""
-        return file_digest(self.tokenizer / TOKENIZER_FILES[0])
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what shards depend on beside their file: tokenizer, window, and what is held out."""
-        parts = (str(self.qa_window), *sorted(self.held_out_questions), *self.held_out_texts)
-        tokens = (self.tokenizer / TOKENIZER_FILES[0]).read_bytes()
-        return hashlib.sha256(tokens + "\n".join(parts).encode()).hexdigest()
 
 
 def prepare(root: Path, output: Path, tokenizer: Path, *, workers: int, qa_window: int = 384) -> list[ShardInfo]:
@@ -140,22 +112,6 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def with_held_out_squad(settings: PrepareSettings) -> PrepareSettings:
-    """The settings, with what the development file holds."""
-    path = settings.output / "dev" / "squad.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: prepare a folder with {find_source('squad').pattern} first")
-    questions = list(read_questions(path))
-    return PrepareSettings(
-        output=settings.output,
-        tokenizer=settings.tokenizer,
-        qa_window=settings.qa_window,
-        held_out=frozenset(question.document for question in questions),
-        held_out_questions=frozenset(question.identifier for question in questions),
-        held_out_texts=tuple(sorted({question.context for question in questions})),
-    )
-
-
 def prepare_file(file: SourceFile, settings: PrepareSettings) -> None:
     """Make the shards, or the development file, of one corpus file."""
     sha256 = file_digest(file.path)
@@ -185,7 +141,8 @@ def _is_done(folder: Path, sha256: str, settings: PrepareSettings) -> bool:
     if not (folder / "shard.json").is_file():
         return False
     info = read_info(folder)
-    return (info.sha256, info.settings, info.tokenizer) == (sha256, settings.digest, settings.tokenizer_digest)
+    says_tokenizer = bool(info.tokenizer)  # shards made before that was written are made anew
+    return says_tokenizer and (info.sha256, info.settings) == (sha256, settings.digest)
 
 
 def prepare_text(file: SourceFile, settings: PrepareSettings, tokenizer: Tokenizer, sha256: str) -> None:
@@ -307,7 +264,7 @@ def save(
         licence=file.source.licence,
         file=file.path.name,
         sha256=sha256,
-        tokenizer=settings.tokenizer_digest,
+        tokenizer=tokenizer_digest(settings.tokenizer),
         vocabulary=tokenizer.get_vocab_size(),
         settings=settings.digest,
         tokens=builder.size,

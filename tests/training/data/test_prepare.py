@@ -28,7 +28,8 @@ from tests.training.tiny_corpora import (
 )
 from training.claim import claimed
 from training.data.catalogue import find_files
-from training.data.prepare import PrepareSettings, prepare, prepare_file, with_held_out_squad
+from training.data.prepare import prepare, prepare_file
+from training.data.prepare_settings import PrepareSettings, with_held_out_squad
 from training.data.readers import read_questions, read_records
 from training.data.shards import Shard, read_all_info, read_shard, read_shards
 from training.data.splits import OverlapFilter
