@@ -74,7 +74,9 @@ async def test_a_drain_waits_for_those_who_entered_and_for_no_upload() -> None:
 
 
 def test_settings_must_have_room_for_one_body() -> None:
-    with pytest.raises(ValidationError, match=r"limits\.text_bytes_in_flight is 10, less than one body may have \(20\)"):
+    with pytest.raises(
+        ValidationError, match=r"limits\.text_bytes_in_flight is 10, less than one body may have \(20\)"
+    ):
         LimitSettings(body_bytes=20, text_bytes_in_flight=10)
     with pytest.raises(ValidationError, match=r"limits\.body_bytes_in_flight is 10"):
         LimitSettings(body_bytes=20, body_bytes_in_flight=10)
