@@ -10,7 +10,11 @@ import sys
 
 import orjson
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
+
+TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+"""Without the values of variables: they hold what clients wrote, by hundreds of kilobytes an exception."""
 
 
 def configure_logging(level: str) -> None:
@@ -24,7 +28,7 @@ def configure_logging(level: str) -> None:
     rendering: list[Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if sys.stderr.isatty()
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(_dump)]
+        else [TRACEBACKS, structlog.processors.JSONRenderer(_dump)]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

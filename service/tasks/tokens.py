@@ -103,20 +103,28 @@ class TextCodec:
         # encode_batch_fast, unlike encode, lets other threads run meanwhile; it leaves the offsets out, which as lists
         # of tuples held up every thread longer than the encoding itself.
         found = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        ids = np.empty(len(found), np.int64)
-        for at in range(0, len(found), LONG_TEXT):
+        if len(found) <= LONG_TEXT:
+            ids = np.array(found, np.int64)
+        else:
             # By parts, so that other threads get a turn in between.
-            ids[at : at + LONG_TEXT] = found[at : at + LONG_TEXT]
-        return Encoded(ids=ids, offsets=self._offsets(ids, text.encode()) + begin)
+            ids = np.concatenate(
+                [np.array(found[at : at + LONG_TEXT], np.int64) for at in range(0, len(found), LONG_TEXT)]
+            )
+        return Encoded(ids=ids, offsets=self._offsets(ids, text, begin))
 
-    def _offsets(self, ids: np.ndarray, data: bytes) -> np.ndarray:
+    def _offsets(self, ids: np.ndarray, text: str, begin: int) -> np.ndarray:
         """Which code points each token touches: its bytes follow those of the token before it."""
-        if not len(ids):
-            return np.zeros((0, 2), np.int64)
-        behind = np.cumsum(self._sizes[ids])
-        assert behind[-1] == len(data), "the tokens of a byte-level vocabulary are the text"
-        point_of_byte = np.cumsum((np.frombuffer(data, np.uint8) & 0xC0) != 0x80) - 1
-        return np.stack([point_of_byte[behind - self._sizes[ids]], point_of_byte[behind - 1] + 1], axis=1)
+        sizes, data = self._sizes[ids], text.encode()
+        behind = sizes.cumsum()
+        assert len(data) == (behind[-1] if len(ids) else 0), "the tokens of a byte-level vocabulary are the text"
+        offsets = np.empty((len(ids), 2), np.int64)
+        if text.isascii():
+            offsets[:, 0], offsets[:, 1] = behind - sizes, behind
+        else:
+            point_of_byte = ((np.frombuffer(data, np.uint8) & 0xC0) != 0x80).cumsum()
+            offsets[:, 0], offsets[:, 1] = point_of_byte[behind - sizes] - 1, point_of_byte[behind - 1]
+        offsets += begin
+        return offsets
 
 
 def _token_bytes(tokenizer: Tokenizer, special: set[int]) -> list[bytes]:
