@@ -69,8 +69,8 @@ async def test_what_cannot_fit_is_refused_without_being_tokenised(
     def encode(*_: object) -> None:
         raise AssertionError("the text is being tokenised")
 
-    monkeypatch.setattr(app.state.gateway.parts.codec, "_encode", encode)
-    longest = app.state.gateway.parts.codec.longest_token
+    monkeypatch.setattr(app.state.gateway.served.codec, "_encode", encode)
+    longest = app.state.gateway.served.codec.longest_token
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         error = check_error(await client.post(path, json=body), 400, "context_length_exceeded", param)
     assert f"and {limit} is the limit" in error["message"]
