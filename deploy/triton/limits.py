@@ -82,7 +82,7 @@ class RowLimits:
 
 
 def check_batch(batch: GenerationBatch, limits: RowLimits) -> None:
-    """Raises ValueError naming the row, the value, the limit and the mend."""
+    """Raises ValueError naming the row, the value, the limit and the fix."""
     if not isinstance(batch.task, Task):
         raise ValueError(f"task is {batch.task!r}: choose a Task")
     if not batch.rows:
