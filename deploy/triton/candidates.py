@@ -26,7 +26,8 @@ BLOCK = 256
 """Masses summed at once while looking for the drawn token: 0.03 ms a row, one cumulated sum took 0.28 ms."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: up to four are made for a row and step, and frozen ones take three times as long to make.
+@dataclass(slots=True, eq=False)
 class Candidates:
     """The tokens that may still be drawn."""
 

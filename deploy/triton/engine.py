@@ -129,7 +129,8 @@ class Engine:
             if not self._scheduler.in_flight:
                 return False
             cancelled = self._scheduler.take_cancelled()
-        self._finish(cancelled, FinishReason.CANCELLED)
+        if cancelled:
+            self._finish(cancelled, FinishReason.CANCELLED)
         with self._lock:
             groups = self._scheduler.next_groups()
         for group in groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 from pathlib import Path
 
@@ -79,9 +80,10 @@ class PoolMachine(RuleBasedStateMachine):
             self.history[sequence.owner] = history
 
     @precondition(lambda self: not self.sequences)
-    @rule()
-    def rest(self) -> None:
-        for _ in self.pool.trim():
+    @rule(slices=st.integers(0, 100))
+    def rest(self, slices: int) -> None:
+        """Memory is given back, all of it or until something comes."""
+        for _ in itertools.islice(self.pool.trim(), slices):
             pass
 
     @invariant()

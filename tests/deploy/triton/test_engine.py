@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from deploy.triton.engine import Engine
-from deploy.triton.limits import EngineSettings
+from deploy.triton.limits import EngineSettings, RowLimits
 from deploy.triton.manifest import BundleError
 from deploy.triton.protocol import FinishReason, GenerationBatch, Source, Task
 from tests.deploy.triton.engine_traffic import answer, finish, make_rows, submit
@@ -219,6 +219,23 @@ def test_the_longest_source_is_served_and_a_longer_one_refused(engine: Engine) -
     assert answer(engine, [row], Task.SUMMARY).reasons == {0: FinishReason.LENGTH}
     with pytest.raises(ValueError, match=f"{longest + 1} tokens: send 1 to {longest}"):
         submit(engine, [replace(row, source=Source(np.full(longest + 1, 77)))])
+
+
+def test_the_engine_says_what_it_takes_where_its_settings_allow_less_than_the_bundle(nano_bundle: Path) -> None:
+    settings = EngineSettings(slots=3, max_source_tokens=10, max_target_tokens=7, threads=1, verify=False)
+    engine = Engine(nano_bundle, settings)
+    assert engine.settings is settings
+    assert engine.limits == RowLimits(vocabulary=32_000, max_source_tokens=10, max_target_tokens=7, max_beams=3)
+    (row,) = make_rows(1, max_new_tokens=7, num_beams=3)
+    row = replace(row, source=Source(np.full(10, 77)))
+    assert answer(engine, [row]).reasons.keys() == {0}
+    for bad in (
+        replace(row, source=Source(np.full(11, 77))),
+        replace(row, sampling=replace(row.sampling, max_new_tokens=8)),
+        replace(row, sampling=replace(row.sampling, num_beams=4)),
+    ):
+        with pytest.raises(ValueError, match="row 0: "):
+            submit(engine, [bad])
 
 
 def test_a_bad_row_keeps_its_whole_batch_out(engine: Engine) -> None:
