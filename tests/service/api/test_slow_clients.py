@@ -96,7 +96,7 @@ def test_an_upload_that_trickles_ends_when_its_time_is_over(impatient: RunningGa
                 answer = connection.recv(65536)
             except TimeoutError:
                 assert time.monotonic() - began < 30
-        assert time.monotonic() - began >= 2 * PAUSE_S
+        assert time.monotonic() - began > 1.5 * PAUSE_S, "every pause was short enough"
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
