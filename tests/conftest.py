@@ -28,6 +28,12 @@ TEXTS = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Networks this small take a third of the time on one thread: two wait for each other, the longer the busier."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy tokenizer of 32,000 ids, most of them unused."""
