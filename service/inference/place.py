@@ -4,7 +4,7 @@ unproven ─▶ canaries ─▶ ready ─── a check every second ──▶ �
     ▲          │ fail     │ ▲ a canary came back
     │          ▼          ▼ │
     │        down      suspect (a batch failed: requests go on while a canary looks into it)
-    └── the connection was lost: requests wait until it is known who answers now
+    └── the connection was lost, or a check took too long: requests wait until it is known who answers
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Place:
         except ServiceError as error:
             self._stand(Standing.DOWN, error.message)
         except TimeoutError:
-            self._stand(Standing.DOWN, f"{self.name} did not answer a canary request in time")
+            # A place that was ready may only be slow: what waits for it goes on waiting until a canary has told.
+            self._stand(Standing.UNPROVEN if proven else Standing.DOWN, f"{self.name} did not answer in time")
         except Exception as error:
             # Whatever else: a watcher that ends in silence would leave its last word standing.
             log.exception("a readiness check failed", place=self.name)
@@ -152,7 +153,7 @@ class Place:
             self.on_change()
 
     async def _pause(self) -> None:
-        if self.standing in (Standing.DOWN, Standing.SUSPECT):
+        if self.standing is not Standing.READY:
             await asyncio.sleep(RETRY_INTERVAL_S)
             return
         with suppress(TimeoutError):

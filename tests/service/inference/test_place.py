@@ -124,6 +124,20 @@ async def test_a_failed_inference_leaves_the_place_ready_unless_a_canary_fails_t
     assert (place.standing, place.reason) == (Standing.DOWN, "and the canary as well")
 
 
+async def test_a_ready_place_that_is_slow_is_asked_again_before_it_is_given_up(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("the place", models, BUNDLE, SPECIAL, timeout_s=0.01)
+    await place.check()
+    monkeypatch.setattr(models, "server", asyncio.Event().wait)
+    await place.check()
+    assert place.standing is Standing.UNPROVEN
+    assert place.reason == "the place did not answer in time"
+    monkeypatch.setattr("service.inference.place.CANARY_TIMEOUT_S", 0.01)
+    await place.check()
+    assert place.standing is Standing.DOWN
+
+
 async def test_after_a_lost_connection_nobody_knows_who_answers(models: Models, place: Place) -> None:
     await place.check()
     place.doubt(Unavailable("the stream broke"))
