@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from model.tokenizer import EOS, decode, save_tokenizer, train_tokenizer
+from tests.forks import Forks, command
 from tests.training.conftest import WINDOW
 from tests.training.tiny_corpora import (
     HELD_OUT_INSTRUCTION,
@@ -35,7 +34,6 @@ from training.data.shards import Shard, read_all_info, read_shard, read_shards
 from training.data.splits import OverlapFilter
 from training.digests import file_digest
 
-ROOT = Path(__file__).resolve().parents[3]
 PLANTED_FROM = {"wiki_en_00", "books_en_00", "squad_subset_part", "alpaca_en_zh_00"}
 """Files of the tiny corpora that hold a copy of a held-out paragraph."""
 
@@ -180,16 +178,15 @@ def test_a_second_run_into_one_folder_is_refused(corpora: Path, trained_tokenize
 
 
 def test_a_signal_takes_the_processes_of_the_pool_too(corpora: Path, trained_tokenizer: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy", "data", "prepare", str(corpora), "--output", str(tmp_path / "data")]
-    command += ["--tokenizer", str(trained_tokenizer), "--workers", "2", "--qa-window", str(WINDOW)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    arguments = ["data", "prepare", corpora, "--output", tmp_path / "data", "--tokenizer", trained_tokenizer]
     pool: list[psutil.Process] = []
     deadline_s = time.monotonic() + 60
-    while not pool and process.poll() is None:
-        assert time.monotonic() < deadline_s
-        pool = psutil.Process(process.pid).children()
-    process.terminate()
-    assert process.wait(timeout=30) == -signal.SIGTERM
+    with Forks(command, *arguments, "--workers", 2, "--qa-window", WINDOW) as process:
+        while not pool and process.poll() is None:
+            assert time.monotonic() < deadline_s
+            pool = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGTERM
     assert psutil.wait_procs(pool, timeout=5)[1] == []
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import bz2
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.forks import Forks, command, completed
 from tests.training.data.pipeline.prose import chinese, english, write_texts
 from training.data.pipeline.filtering import filter_corpora
 from training.data.pipeline.report import as_text, read_report
@@ -22,7 +20,6 @@ from training.data.pipeline.run_folder import RunFolder
 from training.data.pipeline.settings import DataSettings, load_settings
 from training.data.readers import read_records
 
-ROOT = Path(__file__).resolve().parents[4]
 SHORT = "The man went to the house of the woman and it was said that he had not been there before."
 FRENCH = "Le marché de la ville était plein de gens qui achetaient des légumes et du pain pour toute la semaine. " * 5
 
@@ -122,21 +119,20 @@ def test_a_folder_of_something_else_is_not_touched(corpora: Path, tmp_path: Path
 def test_a_run_whose_process_was_killed_goes_on(corpora: Path, filtered: Path, tmp_path: Path) -> None:
     """Killed as soon as one file's rules are done; that file is not read again, the result is the same."""
     output = tmp_path / "run"
-    command = [sys.executable, "-m", "deploy", "data", "filter", str(corpora), "--output", str(output)]
-    process = subprocess.Popen([*command, "--workers", "2"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    arguments = ["data", "filter", corpora, "--output", output]
     completions = RunFolder(root=output).log("1-rules") / "completions"
     deadline = time.monotonic() + 60
-    while not list(completions.glob("*")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with Forks(command, *arguments, "--workers", 2) as process:
+        while not list(completions.glob("*")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in completions.glob("*")}
     assert done
     with pytest.raises(ValueError, match="not complete"):
         read_report(output)
-    answer = subprocess.run(
-        [*command, "--workers", "1", "--json"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    answer = completed(command, *arguments, "--workers", 1, "--json")
+    assert answer.returncode == 0, answer.stderr
     told: dict[str, Any] = json.loads(answer.stdout)
     assert (told["read"], told["written"]) == (15, 10)
     assert {name: (completions / name).stat().st_mtime_ns for name in done} == done
@@ -182,8 +178,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_the_command_tells_a_damaged_file_in_one_line(tmp_path: Path) -> None:
     folder = damaged(tmp_path, "a.jsonl.bz2", bz2.compress(WHOLE)[:-40])
-    command = [sys.executable, "-m", "deploy", "data", "filter", str(folder), "--output", str(tmp_path / "out")]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    answer = completed(command, "data", "filter", folder, "--output", tmp_path / "out")
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     assert (
