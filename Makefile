@@ -40,7 +40,7 @@ bench: $(DEV)  ## load a running service and record every sample (BENCH="--url â
 	$(VENV) -m deploy bench load $(BENCH)
 
 clean:  ## remove environments, caches and whatever was generated
-	rm -rf .venv .venv-triton build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton model_repository-* build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
