@@ -62,13 +62,12 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP: start Triton, then the gateway. SIGTERM or Ctrl-C ends both, requests first."""
     from deploy.commands.runtime import models, read_settings
-    from deploy.server.installation import TRITON_ENV
     from deploy.server.serving import TritonChoice
     from service.server import bind, run
 
     settings = read_settings(host=host, port=port, bundle=bundle, runtime=runtime, triton_url=triton_url)
     choice = TritonChoice(
-        environment=triton_env or TRITON_ENV,
+        environment=triton_env,
         backends=triton_backends,
         backend=backend,
         repository=repository,

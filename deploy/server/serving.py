@@ -15,7 +15,7 @@ from rich.console import Console
 from deploy.repository.build import Repository, repository_in_use
 from deploy.repository.occupancy import RepositoryInUse
 from deploy.repository.profiles import PROFILES, Backend, ProfileName
-from deploy.server.installation import Installation
+from deploy.server.installation import Installation, TritonUnavailable, find_installation
 from deploy.server.launcher import LaunchPlan
 from deploy.server.supervisor import Supervisor
 
@@ -29,7 +29,9 @@ REPOSITORY = Path("model_repository")
 class TritonChoice:
     """Which Triton to start, and how."""
 
-    environment: Path
+    environment: Path | None
+    """Of the embedded server; None is `TRITON_ENV` where that exists, else a server on PATH."""
+
     backends: Path | None
     """Further backends for the embedded server."""
 
@@ -41,6 +43,22 @@ class TritonChoice:
 
     profile: ProfileName
     start_timeout_s: float
+
+    @property
+    def by_name(self) -> bool:
+        """Whether something of it was asked for by name: without it, nothing else will do."""
+        return any(each is not None for each in (self.environment, self.backends, self.backend))
+
+    def find(self) -> Installation:
+        """The server to start. Raises TritonUnavailable where there is none, or not with what was asked for."""
+        found = find_installation(self.environment, self.backends)
+        if self.backend is not None and self.backend not in found.backends:
+            has = ", ".join(sorted(found.backends))
+            raise TritonUnavailable(
+                f"{found.origin} has no {self.backend} backend: take --backend {has}, or name a folder that holds it "
+                "with --triton-backends"
+            )
+        return found
 
 
 @contextmanager
