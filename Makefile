@@ -36,7 +36,7 @@ lint: $(DEV)  ## ruff, mypy, and who may import whom
 	$(VENV) -m mypy
 	.venv/bin/lint-imports --no-cache --no-logo
 
-bench: $(DEV)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
+bench: $(SERVE)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
 	$(VENV) -m deploy bench load $(BENCH)
 
 clean:  ## remove environments, caches and whatever was generated
