@@ -36,11 +36,11 @@ lint: $(DEV)  ## ruff, mypy, and who may import whom
 	$(VENV) -m mypy
 	.venv/bin/lint-imports --no-cache --no-logo
 
-bench: $(DEV)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
+bench: $(SERVE)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
 	$(VENV) -m deploy bench load $(BENCH)
 
 clean:  ## remove environments, caches and whatever was generated
-	rm -rf .venv .venv-triton build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton model_repository-* build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

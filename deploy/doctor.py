@@ -15,7 +15,15 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
-from deploy.server.installation import PYTHONS, ROOT, TritonUnavailable, find_installation, probe, why_no_wheel
+from deploy.server.installation import (
+    PYTHONS,
+    ROOT,
+    TRITON_ENV,
+    TritonUnavailable,
+    find_installation,
+    probe,
+    why_no_wheel,
+)
 
 SERVING_MODULES = (
     "fastapi",
@@ -63,12 +71,12 @@ class Check:
     fix: str = ""
 
 
-def examine(*, host: str, port: int, bind: Bind, bundle: Path, triton_env: Path) -> Iterator[Check]:
-    """Every check, one after the other."""
+def examine(*, host: str, port: int, bind: Bind, bundle: Path, triton_env: Path | None) -> Iterator[Check]:
+    """Every check, one after the other; `triton_env` where one was named."""
     yield check_python()
     yield check_packages()
     yield check_triton(triton_env)
-    yield check_libpython(triton_env)
+    yield check_libpython(triton_env or TRITON_ENV)
     yield check_port(host, port, bind)
     yield check_bundle(bundle)
     yield check_memory()
@@ -103,11 +111,13 @@ def check_packages() -> Check:
     return Check(name="packages", status=Status.OK, detail="all that serving needs")
 
 
-def check_triton(environment: Path) -> Check:
-    """A server to start."""
+def check_triton(environment: Path | None) -> Check:
+    """A server to start; one that was named must do, others are not looked for."""
     try:
         found = find_installation(environment)
     except TritonUnavailable as error:
+        if environment is not None:
+            return Check(name="triton", status=Status.FAIL, detail=str(error))
         detail = f"{error}; the models run in the gateway's process"
         return Check(name="triton", status=Status.WARN, detail=detail)
     return Check(name="triton", status=Status.OK, detail=found.origin)

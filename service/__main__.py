@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from service.server import bind, run
-from service.settings import Settings
+from service.settings import read_settings
 
 
 def main() -> None:
     """Serve as the environment says; mistakes in it become one line on stderr and exit status 1."""
     try:
-        settings = Settings()
+        settings = read_settings()
         run(settings, bind(settings.server.host, settings.server.port))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,15 +1,19 @@
 """Every knob of the gateway, from the environment: `TRIDENT_` + part + `__` + name, e.g. TRIDENT_BATCHING__POLICY.
 
 This is the only module that looks at the environment. Values are checked here; the rest of the code trusts them.
+`read_settings` is the way in: it also refuses names of the environment that no setting has (setting_names.py).
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from service.setting_names import check_names
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "model" / "pretrained"
 
@@ -127,3 +131,16 @@ class Settings(BaseSettings):
     batching: BatchingSettings = BatchingSettings()
     triton: TritonSettings = TritonSettings()
     local: LocalSettings = LocalSettings()
+
+
+def read_settings(**given: Any) -> Settings:
+    """The environment's settings, with what is given in place of them. Raises ValueError, in one line."""
+    check_names(os.environ, Settings)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors())
+        raise ValueError("; ".join(wrong)) from None
+    except SettingsError as error:
+        # The environment may hold a whole part as JSON, and holds something else.
+        raise ValueError(f"{error}: {error.__cause__}") from None

@@ -41,6 +41,32 @@ class Sample:
     a stream without its end, `connection`, or `not JSON`."""
 
 
+CONNECT_TIMEOUT_S = 5.0
+
+
+def check_answers(base_url: str) -> None:
+    """Raises ValueError, saying why and what to do, where no HTTP server answers at a URL."""
+    try:
+        # Whatever the answer is: the load tells how requests fare.
+        httpx.get(f"{base_url}/health/live", timeout=CONNECT_TIMEOUT_S)
+    except httpx.ReadTimeout:
+        return  # busy, and there
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ValueError(
+            f"nothing answers at {base_url}: {_reason(error)}; start it with `make serve`, or name another with --url"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own word where there is one: "connection refused", not "[Errno 111] Connection refused"."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
+
+
 async def run(
     base_url: str, arrivals: np.ndarray, queries: Iterator[Query], timeout_s: float, done: Callable[[Sample], None]
 ) -> list[Sample]:

@@ -34,7 +34,7 @@ def staging_beside(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.parent / f".{target.name}.staging"
-    with _locked(target.parent):
+    with locked(target.parent):
         _clear_interrupted(target, staging)
         staging.mkdir()
         try:
@@ -46,7 +46,7 @@ def staging_beside(target: Path) -> Iterator[Path]:
 def recover(target: Path) -> None:
     """Put back what a killed writer has set aside. Raises OSError where the parent cannot be written."""
     if set_aside(target).exists():
-        with _locked(target.parent):
+        with locked(target.parent):
             _put_back(target)
 
 
@@ -121,7 +121,7 @@ def _put_back(target: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Locks the folder itself: no file stays, and the lock ends with the process, however that ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -42,6 +42,10 @@ def load(
     source = (
         workload.from_file(queries) if queries else workload.built_in(workload.parse_mix(mix), max_new_tokens, seed)
     )
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder: name a file for the samples with --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    generator.check_answers(url)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task(f"{len(times)} requests", total=len(times))
         samples = asyncio.run(generator.run(url, times, source, timeout, lambda _: progress.advance(bar)))
@@ -69,22 +73,31 @@ def load(
 @app.command("report")
 def make_report(
     results: Annotated[list[Path], typer.Argument(help="Raw results of `bench load`, or of `bench train`.")],
-    document: Annotated[Path, typer.Option(help="Markdown file with the markers to fill.")] = Path(
-        "docs/benchmarks.md"
-    ),
-    section: Annotated[str, typer.Option(help="NAME of <!-- begin NAME --> … <!-- end NAME -->.")] = "load",
+    document: Annotated[
+        Path | None, typer.Option(help="Markdown file to write the table into, between its markers.")
+    ] = None,
+    section: Annotated[
+        str, typer.Option(help="NAME of the document's <!-- begin NAME --> … <!-- end NAME -->.")
+    ] = "load",
 ) -> None:
-    """Write the table of some results into a document."""
+    """Print the table of some results, or write it into a document."""
     from deploy.benchmark import report
     from deploy.bundle.replacement import write_text
+    from deploy.commands.output import read_object
 
-    if not document.is_file():
+    if document is not None and not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
-    loaded = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+    loaded = [read_object(path) for path in results]
+    for path, result in zip(results, loaded, strict=True):
+        if not ("step_s" in result or {"samples", "settings"} <= result.keys()):
+            raise ValueError(f"{path} holds no results: give what `bench load` or `bench train` wrote to --output")
     of_training = ["step_s" in result for result in loaded]
     if any(of_training) and not all(of_training):
         raise ValueError("results of `bench load` and of `bench train` do not fit one table: name one kind")
     table = report.training_table(loaded) if any(of_training) else report.table(loaded)
+    if document is None:
+        typer.echo(table)
+        return
     text = document.read_text(encoding="utf-8")
     write_text(document, report.replace_between(text, section, table))
     typer.echo(f"{document}: {len(loaded)} runs in section {section}")

@@ -33,10 +33,9 @@ def doctor(
     from json import dumps
 
     from deploy.doctor import Status, examine
-    from deploy.server.installation import TRITON_ENV
     from service.settings import PRETRAINED
 
-    checks = examine(host=host, port=port, bind=bind, bundle=bundle or PRETRAINED, triton_env=triton_env or TRITON_ENV)
+    checks = examine(host=host, port=port, bind=bind, bundle=bundle or PRETRAINED, triton_env=triton_env)
     found = []
     for check in checks:
         found.append(check)

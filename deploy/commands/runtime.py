@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from deploy.server.installation import TritonUnavailable, find_installation
+from deploy.server.installation import TritonUnavailable
 from deploy.server.serving import Say, TritonChoice, serving
 from deploy.triton.manifest import load_manifest
 from service.settings import Settings
+from service.settings import read_settings as read_gateway_settings
 
 
 def read_settings(
@@ -30,11 +29,7 @@ def read_settings(
         "server": _without_none(host=host, port=port),
         "triton": _without_none(url=triton_url),
     }
-    try:
-        return Settings(**{name: value for name, value in given.items() if value not in (None, {})})
-    except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors())
-        raise ValueError("; ".join(wrong)) from None
+    return read_gateway_settings(**{name: value for name, value in given.items() if value not in (None, {})})
 
 
 @contextmanager
@@ -44,13 +39,16 @@ def models(settings: Settings, choice: TritonChoice, say: Say) -> Iterator[Setti
     Raises ValueError (BundleError, TritonFailed, TritonUnavailable) where they cannot be.
     """
     if settings.runtime == "local" or "url" in settings.triton.model_fields_set:
+        if choice.backend is not None:
+            started = "none is with --runtime local" if settings.runtime == "local" else "one runs at --triton-url"
+            raise ValueError(f"--backend {choice.backend} is for a Triton that is started here, and {started}")
         load_manifest(settings.bundle)
         yield settings
         return
     try:
-        installation = find_installation(choice.environment, choice.backends)
+        installation = choice.find()
     except TritonUnavailable as reason:
-        if "runtime" in settings.model_fields_set:
+        if choice.by_name or "runtime" in settings.model_fields_set:
             raise
         say(f"Without Triton, with ONNX Runtime in this process: {reason}")
         load_manifest(settings.bundle)

@@ -29,9 +29,13 @@ def serve(
         int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8000", min=0, max=65535)
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = None,
-    repository: Annotated[Path, typer.Option(help="Folder of the generated model repository.")] = Path(
-        "model_repository"
-    ),
+    repository: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the generated model repository.",
+            show_default="model_repository; model_repository-2 … where that serves another bundle",
+        ),
+    ] = None,
     runtime: Annotated[
         Runtime | None,
         typer.Option(help="Where the models run.", show_default="triton; local where Triton cannot run"),
@@ -58,13 +62,12 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP: start Triton, then the gateway. SIGTERM or Ctrl-C ends both, requests first."""
     from deploy.commands.runtime import models, read_settings
-    from deploy.server.installation import TRITON_ENV
     from deploy.server.serving import TritonChoice
     from service.server import bind, run
 
     settings = read_settings(host=host, port=port, bundle=bundle, runtime=runtime, triton_url=triton_url)
     choice = TritonChoice(
-        environment=triton_env or TRITON_ENV,
+        environment=triton_env,
         backends=triton_backends,
         backend=backend,
         repository=repository,

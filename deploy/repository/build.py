@@ -3,6 +3,7 @@
     model_repository/
       README.md                          kept; the rest is generated
       .trident-repository.json           what it was made of
+      .in-use-….json                     who serves from it (occupancy.py)
       hybrid_lm/ router/ qa/
         config.pbtxt
         1/model.onnx, weights-….bin      for Triton's ONNX Runtime backend, or
@@ -20,15 +21,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from google.protobuf.message import Message
 
-from deploy.bundle.replacement import put_in_place, recover, staging_beside
+from deploy.bundle.replacement import locked, put_in_place, recover, staging_beside
 from deploy.repository import model_config
+from deploy.repository.occupancy import MARKS, check_unoccupied, occupied
 from deploy.repository.profiles import Backend, Profile
 from deploy.triton.engine import GRAPHS as ENGINE_GRAPHS
 from deploy.triton.manifest import ENGINE_PACKAGE, MANIFEST_NAME, Manifest, bundle_digest, load_manifest
@@ -83,6 +85,7 @@ def build_repository(
 
     Raises:
         BundleError: the bundle is damaged; the message names the file.
+        RepositoryInUse: somebody serves from what would be replaced.
         ValueError: `output` holds files that were not generated, or profile and backend do not fit.
         OSError: the folder cannot be written.
     """
@@ -91,15 +94,11 @@ def build_repository(
     configs = model_config.model_configs(manifest, bundle_sha256, backend, profile)
     recover(output)
     _check_output(output, configs)
-    made_of = {
-        "bundle_sha256": bundle_sha256,
-        "backend": backend.value,
-        "profile": asdict(profile),
-        "source_sha256": _digest([*GENERATOR_SOURCES, *engine_sources()]),
-    }
+    made_of = _made_of(bundle_sha256, backend, profile)
     rebuilt = overwrite or not _is_current(output, made_of)
     if rebuilt:
         with staging_beside(output) as folder:
+            check_unoccupied(output)
             files = BundleFiles(bundle, manifest)
             for name, config in configs.items():
                 _write_model(folder / name, config, files, backend)
@@ -118,6 +117,23 @@ def build_repository(
         bytes=_space(output),
         rebuilt=rebuilt,
     )
+
+
+@contextmanager
+def repository_in_use(bundle: Path, output: Path, *, backend: Backend, profile: Profile) -> Iterator[Repository]:
+    """Build a repository where it is not up to date, and let nobody replace it inside the context.
+
+    Several processes may serve from one repository; raises as `build_repository` does.
+    """
+    with ExitStack() as stack:
+        while True:
+            built = build_repository(bundle, output, backend=backend, profile=profile)
+            with locked(output.parent):
+                # Until it is taken, somebody else's build may replace it.
+                if _is_current(output, _made_of(built.bundle_sha256, backend, profile)):
+                    stack.enter_context(occupied(output, built.bundle))
+                    break
+        yield built
 
 
 class BundleFiles:
@@ -190,12 +206,24 @@ def _check_output(output: Path, models: Iterable[str]) -> None:
     if output.is_mount():
         raise ValueError(f"{output} is a mount point, which cannot be replaced: choose a folder inside it")
     generated = {STAMP, *models} if (output / STAMP).is_file() else set()
-    foreign = sorted(each.name for each in output.iterdir() if each.name not in generated.union(KEPT))
+    foreign = sorted(
+        each.name for each in output.iterdir() if each.name not in generated.union(KEPT) and not each.match(MARKS)
+    )
     if foreign:
         raise ValueError(
             f"{output} holds what `trident repository build` did not write ({', '.join(foreign[:3])}): "
             "choose another folder for the model repository"
         )
+
+
+def _made_of(bundle_sha256: str, backend: Backend, profile: Profile) -> dict[str, object]:
+    """All that a repository's files depend on."""
+    return {
+        "bundle_sha256": bundle_sha256,
+        "backend": backend.value,
+        "profile": asdict(profile),
+        "source_sha256": _digest([*GENERATOR_SOURCES, *engine_sources()]),
+    }
 
 
 def _is_current(output: Path, made_of: Mapping[str, object]) -> bool:

@@ -86,32 +86,43 @@ def why_no_wheel(
     return None
 
 
-def find_installation(environment: Path = TRITON_ENV, extra_backends: Path | None = None) -> Installation:
-    """A Triton server: the wheel's in `environment`, else the one on PATH.
+def find_installation(environment: Path | None = None, extra_backends: Path | None = None) -> Installation:
+    """A Triton server.
 
     Args:
-        environment: virtual environment with the wheel, numpy 1.26 and onnxruntime.
+        environment: virtual environment with the wheel, numpy 1.26 and onnxruntime; without it `TRITON_ENV` where that
+            exists, else the server on PATH.
         extra_backends: folder of further backends for the wheel's server, one folder each.
 
     Raises:
         TritonUnavailable: there is none, or it lacks something.
     """
-    if (environment / "bin" / "python").exists():
-        return _find_wheel(environment, extra_backends)
+    if environment is not None and not _interpreter(environment).exists():
+        raise TritonUnavailable(
+            f"{environment} is no Python environment ({_interpreter(environment)} does not exist): run `make serve`, "
+            f"which creates {TRITON_ENV.name}, or leave --triton-env out"
+        )
+    chosen = environment or TRITON_ENV
+    if _interpreter(chosen).exists():
+        return _find_wheel(chosen, extra_backends)
     binary = shutil.which(BINARY)
+    if binary is not None and extra_backends is not None:
+        raise TritonUnavailable(f"--triton-backends is for the embedded server, and {binary} has backends of its own")
     if binary is not None:
         return _on_path(Path(binary).resolve())
-    reason = why_no_wheel()
-    if reason is None:
-        reason = (
-            f"{environment} does not exist: run `make serve`, which creates it, or give --triton-env or --triton-url"
-        )
-    raise TritonUnavailable(reason)
+    raise TritonUnavailable(
+        why_no_wheel()
+        or f"{chosen} does not exist: run `make serve`, which creates it, or give --triton-env or --triton-url"
+    )
+
+
+def _interpreter(environment: Path) -> Path:
+    return environment / "bin" / "python"
 
 
 def probe(environment: Path) -> dict[str, str | None]:
     """What probe.py finds in an environment. Raises TritonUnavailable where its interpreter does not run."""
-    python = environment / "bin" / "python"
+    python = _interpreter(environment)
     try:
         answer = subprocess.run(
             [python, "-I", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True

@@ -13,6 +13,7 @@ import pytest
 
 from deploy import doctor
 from deploy.doctor import Status
+from deploy.server import installation as server
 from deploy.server.installation import TRITON_ENV, Installation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +50,17 @@ def test_a_missing_triton_is_a_warning_for_the_models_run_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    check = doctor.check_triton(tmp_path / "missing")
+    monkeypatch.setattr(server, "TRITON_ENV", tmp_path / "missing")
+    check = doctor.check_triton(None)
     assert check.status is Status.WARN
     assert "the models run in the gateway's process" in check.detail
+
+
+def test_an_environment_that_was_named_and_is_none_fails(tmp_path: Path) -> None:
+    check = doctor.check_triton(tmp_path / "missing")
+    assert check.status is Status.FAIL
+    assert f"{tmp_path / 'missing'} is no Python environment" in check.detail
+    assert "the models run" not in check.detail
 
 
 def test_a_missing_libpython_names_its_package(

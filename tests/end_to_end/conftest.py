@@ -85,13 +85,23 @@ class Service:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
 
-def start_service(folder: Path, *arguments: str, **environment: str) -> Service:
+TRIDENT = (sys.executable, "-m", "deploy")
+TRIDENT_WITHOUT_AN_ENVIRONMENT = (
+    sys.executable,
+    "-c",
+    "from pathlib import Path; from deploy.cli import main; from deploy.server import installation; "
+    "installation.TRITON_ENV = Path('/nowhere'); main()",
+)
+"""As on a machine where `make serve` has made no environment for the embedded Triton."""
+
+
+def start_service(folder: Path, *arguments: str, trident: tuple[str, ...] = TRIDENT, **environment: str) -> Service:
     """Start `trident serve` on a free port and wait until it is ready."""
     port = free_port()
     log = folder / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy", "serve", "--port", str(port), *arguments],
+            [*trident, "serve", "--port", str(port), *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,

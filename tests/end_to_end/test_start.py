@@ -14,7 +14,15 @@ import httpx
 import psutil
 import pytest
 
-from tests.end_to_end.conftest import ROOT, SHIPPED_BUNDLE, Service, start_service, stop_service
+from tests.end_to_end.conftest import (
+    ROOT,
+    SHIPPED_BUNDLE,
+    TRIDENT,
+    TRIDENT_WITHOUT_AN_ENVIRONMENT,
+    Service,
+    start_service,
+    stop_service,
+)
 
 
 def test_two_services_can_share_one_triton(service: Service, tmp_path: Path) -> None:
@@ -41,7 +49,7 @@ def test_a_proxy_for_the_outer_world_does_not_stand_before_triton(tmp_path: Path
 
 
 def test_without_triton_one_line_says_so_and_the_service_serves(tmp_path: Path) -> None:
-    service = start_service(tmp_path, "--triton-env", str(tmp_path / "missing"), PATH="/nowhere")
+    service = start_service(tmp_path, trident=TRIDENT_WITHOUT_AN_ENVIRONMENT, PATH="/nowhere")
     try:
         said = [line for line in service.log.read_text().splitlines() if line.startswith("Without Triton")]
         assert len(said) == 1
@@ -106,8 +114,8 @@ def test_a_triton_that_never_becomes_ready_is_one_clear_error_with_its_log(tmp_p
     binary.chmod(0o755)
     (tmp_path / "triton" / "backends" / "python").mkdir(parents=True)
     result = serve(
-        *("--port", "0", "--triton-env", str(tmp_path / "missing"), "--start-timeout", "2"),
-        *("--repository", str(tmp_path / "repository")),
+        *("--port", "0", "--start-timeout", "2", "--repository", str(tmp_path / "repository")),
+        trident=TRIDENT_WITHOUT_AN_ENVIRONMENT,
         PATH=f"{binary.parent}:/usr/bin:/bin",
         TMPDIR=str(tmp_path),
     )
@@ -119,9 +127,9 @@ def test_a_triton_that_never_becomes_ready_is_one_clear_error_with_its_log(tmp_p
     assert log.is_file()
 
 
-def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def serve(*arguments: str, trident: tuple[str, ...] = TRIDENT, **environment: str) -> subprocess.CompletedProcess[str]:
     """`trident serve`, where it is expected to end by itself."""
-    command = [sys.executable, "-m", "deploy", "serve", *arguments]
+    command = [*trident, "serve", *arguments]
     env = {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False, env=env)
 

@@ -75,6 +75,18 @@ def test_a_gateway_before_a_triton_with_another_bundle_serves_nothing(service: S
             assert "somebody-elses" in response.json()["error"]["message"]
 
 
+def test_what_a_running_service_starts_from_again_is_not_replaced(service: Service, tmp_path: Path) -> None:
+    bundle, repository = renamed_bundle(tmp_path / "bundle"), service.log.parent / "model_repository"
+    command = [sys.executable, "-m", "deploy", "repository", "build", "--backend", "python"]
+    built = subprocess.run(
+        [*command, "--bundle", bundle, "--output", repository], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (built.returncode, built.stdout) == (1, "")
+    (line,) = built.stderr.splitlines()
+    assert line.startswith(f"error: {repository} is in use by process {service.process.pid} ")
+    assert "somebody-elses" not in (repository / "qa" / "config.pbtxt").read_text(encoding="utf-8")
+
+
 def test_the_latency_models_learn_from_what_triton_reports(service: Service, client: httpx.Client) -> None:
     # The first batch of windows after a start tells only where the model's counters stand.
     for _ in range(3):

@@ -7,7 +7,6 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from training.planning.flops import parameter_count, training_flops
@@ -17,6 +16,7 @@ from training.planning.pricing import Job, Price
 from training.planning.schedule import gantt
 from training.planning.search import Plan
 from training.planning.stages import layer_count
+from training.planning.tables import Column, folded
 
 BASIS = (
     "Parameters and FLOPs are counted exactly, and tested against the network; states, activations and bytes of "
@@ -55,6 +55,7 @@ def as_json(job: Job, cluster: Cluster, plan: Plan, hours: float) -> dict[str, A
         "tried": plan.tried,
         "fitting": plan.fitting,
         "refused": plan.refused,
+        "uneven": plan.uneven,
         "deadline": {
             "hours": hours,
             "tokens_within": hours * 3600 * best.tokens_per_s,
@@ -92,13 +93,15 @@ def print_plan(job: Job, cluster: Cluster, plan: Plan, hours: float, console: Co
     """For people."""
     best = plan.prices[0]
     console.print(Group(*_head(job, cluster)))
-    console.print(_layouts(plan))
+    _print_layouts(plan, console)
     console.print(f"{plan.fitting} of {plan.tried} layouts fit" + "".join(_refusals(plan)))
+    if plan.uneven is not None:
+        console.print(plan.uneven, style="yellow", highlight=False)
     console.print()
     console.print(f"[bold]{best.layout.name}[/], the fastest shown:")
-    console.print(_memory(best))
-    console.print(_traffic(best))
-    console.print(_chart(best))
+    console.print(_memory(best, console))
+    console.print(_traffic(best, console))
+    _print_chart(best, console)
     console.print(_verdict(job, cluster, best, hours))
     console.print(Text(BASIS, style="dim"))
 
@@ -123,73 +126,59 @@ def _head(job: Job, cluster: Cluster) -> Iterator[RenderableType]:
     )
 
 
-def _layouts(plan: Plan) -> Table:
-    table = Table(title="Layouts, fastest first")
-    table.add_column("data × tensor × pipeline × sequence")
-    for name in (
-        "ZeRO",
-        "rows × micro",
-        "ckpt",
-        "GiB",
-        "bubble",
-        "step s",
-        "exposed",
-        "blocking",
-        "k tok/s",
-        "MFU",
-        "hours",
-    ):
-        table.add_column(name, justify="right")
-    for price in plan.prices:
-        layout = price.layout
-        table.add_row(
-            f"{layout.data} × {layout.tensor} × {layout.pipeline} × {layout.sequence}",
-            str(layout.zero),
-            f"{layout.micro_rows} × {price.micro_batches}",
-            "yes" if layout.checkpointing else "no",
-            f"{price.peak.total / GIB:.1f}",
-            f"{price.bubble:.1%}",
-            f"{price.step_s:.3f}",
-            f"{price.exposed_s / price.step_s:.1%}",
-            f"{price.blocking_exposed_s / price.blocking_step_s:.1%}",
-            f"{price.tokens_per_s / 1e3:,.0f}",
-            f"{price.mfu:.1%}",
-            f"{price.hours:,.1f}",
-        )
-    table.caption = "exposed: communication seen in a step, with overlap; blocking: without"
-    return table
+def _print_layouts(plan: Plan, console: Console) -> None:
+    columns = [
+        Column("#", [str(number) for number, _ in enumerate(plan.prices, start=1)]),
+        Column("data × tensor ×\npipeline × sequence", [_sizes(price) for price in plan.prices], left=True),
+        Column("ZeRO", [str(price.layout.zero) for price in plan.prices]),
+        Column("rows × micro", [f"{price.layout.micro_rows} × {price.micro_batches}" for price in plan.prices]),
+        Column("ckpt", ["yes" if price.layout.checkpointing else "no" for price in plan.prices]),
+        Column("GiB", [f"{price.peak.total / GIB:.1f}" for price in plan.prices]),
+        Column("bubble", [f"{price.bubble:.1%}" for price in plan.prices]),
+        Column("step s", [f"{price.step_s:.3f}" for price in plan.prices]),
+        Column("exposed", [f"{price.exposed_s / price.step_s:.1%}" for price in plan.prices]),
+        Column("blocking", [f"{price.blocking_exposed_s / price.blocking_step_s:.1%}" for price in plan.prices]),
+        Column("k tok/s", [f"{price.tokens_per_s / 1e3:,.0f}" for price in plan.prices]),
+        Column("MFU", [f"{price.mfu:.1%}" for price in plan.prices]),
+        Column("hours", [f"{price.hours:,.1f}" for price in plan.prices]),
+    ]
+    console.print(folded("Layouts, fastest first", columns, console))
+    console.print("exposed: communication seen in a step, with overlap; blocking: without", style="dim italic")
 
 
-def _memory(price: Price) -> Table:
-    table = Table(title="Memory of one GPU, GiB")
-    table.add_column("stage", justify="right")
-    table.add_column("layers", justify="right")
-    for part in fields(MemoryParts):
-        table.add_column(part.name, justify="right")
-    table.add_column("total", justify="right")
-    for index, (stage, parts) in enumerate(zip(price.stages, price.memory, strict=True)):
-        sizes = [getattr(parts, part.name) for part in fields(MemoryParts)]
-        cells = [f"{size / GIB:.2f}" for size in (*sizes, parts.total)]
-        table.add_row(str(index), str(layer_count(stage)), *cells)
-    return table
+def _sizes(price: Price) -> str:
+    layout = price.layout
+    return f"{layout.data} × {layout.tensor} × {layout.pipeline} × {layout.sequence}"
 
 
-def _traffic(price: Price) -> Table:
-    table = Table(title="Sent by the busiest GPU in a step")
-    for name in ("purpose", "MiB", "ms if waited for"):
-        table.add_column(name, justify="left" if name == "purpose" else "right")
-    for each in price.traffic:
-        table.add_row(each.purpose, f"{each.sent_bytes / 2**20:,.1f}", f"{each.seconds * 1e3:,.1f}")
-    if not price.traffic:
-        table.add_row("nothing", "0", "0")
-    return table
+def _memory(price: Price, console: Console) -> Group:
+    parts = [part.name for part in fields(MemoryParts)]
+    columns = [
+        Column("stage", [str(index) for index, _ in enumerate(price.stages)]),
+        Column("layers", [str(layer_count(stage)) for stage in price.stages]),
+        *(Column(name, [f"{getattr(each, name) / GIB:.2f}" for each in price.memory]) for name in (*parts, "total")),
+    ]
+    return folded("Memory of one GPU, GiB", columns, console)
 
 
-def _chart(price: Price) -> Text:
-    lines = gantt(price.timeline, width=CHART_WIDTH, tail_s=price.ends_s)
-    named = [f"stage {index:<2} {line}" for index, line in enumerate(lines)]
-    legend = "digits: forward pass of a micro-batch; letters: its backward pass (a = 0); .: waiting; =: sums and update"
-    return Text("\n".join(["", *named, f"{'':9}{legend}", ""]), no_wrap=True)
+def _traffic(price: Price, console: Console) -> Group:
+    columns = [
+        Column("purpose", [each.purpose for each in price.traffic] or ["nothing"], left=True),
+        Column("MiB", [f"{each.sent_bytes / 2**20:,.1f}" for each in price.traffic] or ["0"]),
+        Column("ms if waited for", [f"{each.seconds * 1e3:,.1f}" for each in price.traffic] or ["0"]),
+    ]
+    return folded("Sent by the busiest GPU in a step", columns, console)
+
+
+def _print_chart(price: Price, console: Console) -> None:
+    margin = len("stage 10 ")
+    lines = gantt(price.timeline, width=min(CHART_WIDTH, console.width - margin), tail_s=price.ends_s)
+    console.print()
+    console.print(Text("\n".join(f"stage {index:<2} {line}" for index, line in enumerate(lines)), no_wrap=True))
+    console.print(
+        "digits: forward pass of a micro-batch; letters: its backward pass (a = 0); .: waiting; =: sums and update"
+    )
+    console.print()
 
 
 def _refusals(plan: Plan) -> Iterator[str]:
@@ -209,7 +198,7 @@ def print_alternative(job: Job, plan: Plan, hours: float, console: Console) -> N
     """What the same cluster could do in other layouts than the one asked for."""
     console.print()
     console.print("[bold]Free to choose[/], the same cluster:")
-    console.print(_layouts(plan))
+    _print_layouts(plan, console)
     best = plan.prices[0]
     within = hours * 3600 * best.tokens_per_s
     console.print(f"{best.layout.name}: {best.hours:,.1f} h; {within / 1e9:,.0f} billion tokens fit into {hours:g} h.")

@@ -30,6 +30,8 @@ class Plan:
     fitting: int
     refused: dict[str, int]
     """Layouts by the reason why they are not among the fitting ones."""
+    uneven: str | None
+    """Why data ranks cannot make up the whole cluster; None where they can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +82,33 @@ def search(job: Job, cluster: Cluster, wish: Wish = ANY, *, top: int = 5) -> Pla
         )
     drafts.sort(key=lambda each: each.estimate_s)
     prices = sorted((price(job, cluster, each) for each in drafts[: max(SIMULATED, top)]), key=lambda each: each.step_s)
-    return Plan(prices=tuple(prices[:top]), tried=tried, fitting=len(drafts), refused=dict(refused))
+    return Plan(
+        prices=tuple(prices[:top]),
+        tried=tried,
+        fitting=len(drafts),
+        refused=dict(refused),
+        uneven=_uneven(round(job.work.rows), cluster.gpus, wish),
+    )
+
+
+def _uneven(rows: int, gpus: int, wish: Wish) -> str | None:
+    """That a step's rows do not divide among the GPUs, and which numbers would."""
+    others = math.prod(wish.sizes.get(name, 1) for name in ("tensor", "pipeline", "sequence"))
+    ranks = gpus // others
+    if "data" in wish.sizes or rows % ranks == 0:
+        return None
+    numbers = [ranks * n for n in (rows // ranks, rows // ranks + 1) if n]
+    divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+    fitting = [max(n for n in divisors if n < ranks), *[n for n in divisors if n > ranks][:1]]
+    return (
+        f"{rows:,} rows a step do not divide by {ranks:,}: at most {math.gcd(rows, ranks):,} of {ranks:,} can be data "
+        f"ranks, and the others must share layers or rows. --rows {_either(numbers)} would divide, and so would "
+        f"--gpus {_either([n * others for n in fitting])}"
+    )
+
+
+def _either(numbers: list[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def layouts(job: Job, cluster: Cluster, wish: Wish) -> Iterator[PricedLayout]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -142,14 +144,86 @@ def bench(*arguments: str | Path) -> Any:
     return CliRunner().invoke(bench_app, [str(each) for each in arguments])
 
 
+class Nothing(SmallService):
+    """Is there, and answers no request of a load."""
+
+    def get(self) -> None:
+        self.reply(b"{}", status=404)
+
+    def post(self, _body: bytes) -> None:
+        self.reply(b"{}", status=500)
+
+
 def test_figures_of_nothing_are_null_in_json_and_dashes_in_the_table(tmp_path: Path) -> None:
-    command = ("load", "--url", "http://127.0.0.1:1", "--rate", 20, "--duration", 0.2, "--output", tmp_path / "f.json")
-    done = bench(*command, "--json")
+    with serving(Nothing) as url:
+        command = ("load", "--url", url, "--rate", 20, "--duration", 0.2, "--output", tmp_path / "f.json")
+        done = bench(*command, "--json")
     assert done.exit_code == 1
     figures = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert figures["failed"] == figures["requests"] > 0
     assert figures["ttft_ms_p50"] is figures["latency_ms_p95"] is None
     assert "| – / – | – / – |" in report.table([json.loads((tmp_path / "f.json").read_text())])
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1", "connection refused"),
+        ("http://no-such-host.invalid:8000", "name or service not known"),
+        ("127.0.0.1:8000", "protocol"),
+        ("http://127.0.0.1:port", "port"),
+    ],
+)
+def test_a_load_on_nothing_ends_before_it_begins(tmp_path: Path, url: str, reason: str) -> None:
+    done = bench("load", "--url", url, "--rate", 1, "--duration", 600, "--output", tmp_path / "f.json")
+    assert isinstance(done.exception, ValueError)
+    said = str(done.exception)
+    assert said.startswith(f"nothing answers at {url}: ")
+    assert reason in said.lower().replace("temporary failure in name resolution", "name or service not known")
+    assert "start it with `make serve`" in said
+    assert "Errno" not in said
+    assert not (tmp_path / "f.json").exists()
+
+
+LOADED = {"name": "run", "settings": {"deadline_ms": 1}, "samples": []}
+
+
+def test_a_report_is_printed_and_written_only_where_a_document_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = tmp_path / "docs" / "benchmarks.md"
+    document.parent.mkdir()
+    document.write_text("<!-- begin load -->\n<!-- end load -->\n")
+    (tmp_path / "f.json").write_text(json.dumps(LOADED))
+    printed = bench("report", "f.json")
+    assert printed.exit_code == 0
+    assert printed.output == report.table([LOADED]) + "\n"
+    assert document.read_text() == "<!-- begin load -->\n<!-- end load -->\n"
+    assert bench("report", "f.json", "--document", document).exit_code == 0
+    assert report.table([LOADED]) in document.read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("", "is not JSON"), ("[]", "must hold a JSON object"), ("{}", "holds no results")]
+)
+def test_a_file_without_results_is_named(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "f.json").write_text(content)
+    done = bench("report", tmp_path / "f.json")
+    assert isinstance(done.exception, ValueError)
+    assert str(done.exception).startswith(f"{tmp_path / 'f.json'} {said}")
+
+
+def test_a_load_needs_what_serving_needs_and_no_more() -> None:
+    """`make bench` installs the extra `serve` alone."""
+    code = (
+        "import sys, deploy.commands.bench, deploy.benchmark.load, deploy.benchmark.report, deploy.benchmark.workload; "
+        "sys.exit(bool({'torch', 'transformers', 'onnx', 'openai'} & set(sys.modules)))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    recipe = (root / "Makefile").read_text().partition("\nbench: ")[2].splitlines()[0]
+    assert recipe.startswith("$(SERVE) ")
 
 
 def test_a_mix_of_unknown_tasks_is_told_before_the_load_begins(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from deploy.commands.runtime import models, read_settings
-from deploy.repository.profiles import ProfileName
-from deploy.server.installation import Installation, TritonUnavailable
+from deploy.repository.profiles import Backend, ProfileName
+from deploy.server import installation as server
+from deploy.server.installation import Installation, TritonUnavailable, why_no_wheel
 from deploy.server.launcher import answers_ready
 from deploy.server.serving import TritonChoice
 from deploy.triton.manifest import BundleError
@@ -20,14 +21,17 @@ Choose = Callable[..., TritonChoice]
 
 
 @pytest.fixture
-def choose(tmp_path: Path) -> Choose:
-    """A choice with the repository in a folder of the test's own."""
+def choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Choose:
+    """A choice with the repository in a folder of the test's own, where no environment is but a named one."""
+    monkeypatch.setattr(server, "TRITON_ENV", tmp_path / "no-environment")
 
-    def choose(environment: Path = tmp_path / "no-environment") -> TritonChoice:
+    def choose(
+        environment: Path | None = None, backends: Path | None = None, backend: Backend | None = None
+    ) -> TritonChoice:
         return TritonChoice(
             environment=environment,
-            backends=None,
-            backend=None,
+            backends=backends,
+            backend=backend,
             repository=tmp_path / "repository",
             profile=ProfileName.CPU,
             start_timeout_s=60,
@@ -108,6 +112,53 @@ def test_triton_by_name_is_triton_or_an_error(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(TritonUnavailable), models(settings_for(nano_bundle, "triton"), choose(), str):
         pytest.fail("served without Triton")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"environment": Path("/nowhere")}, "/nowhere is no Python environment"),
+        ({"backend": Backend.PYTHON}, "no-environment does not exist: run `make serve`"),
+        ({"backends": Path("/nowhere")}, "no-environment does not exist: run `make serve`"),
+    ],
+)
+def test_what_was_asked_for_by_name_is_had_or_an_error(
+    nano_bundle: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, Path], message: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with (
+        pytest.raises(TritonUnavailable) as caught,
+        models(settings_for(nano_bundle), choose(**chosen), pytest.fail),
+    ):
+        pytest.fail("served with something else")
+    assert message in str(caught.value) or why_no_wheel() == str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backend_that_the_server_lacks_is_an_error_before_anything_starts(
+    nano_bundle: Path, tmp_path: Path, installation: Installation, choose: Choose
+) -> None:
+    environment = Path(installation.environment["VIRTUAL_ENV"])
+    with (
+        pytest.raises(TritonUnavailable, match=r"has no onnxruntime backend: take --backend python, or .*--triton-b"),
+        models(settings_for(nano_bundle), choose(environment, backend=Backend.ONNXRUNTIME), pytest.fail),
+    ):
+        pytest.fail("served with another backend")
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"runtime": "local"}, "none is with --runtime local"), ({"triton_url": "a:1"}, "one runs at --triton-url")],
+)
+def test_a_backend_is_for_a_triton_that_is_started_here(
+    nano_bundle: Path, choose: Choose, settings: dict[str, str], message: str
+) -> None:
+    with (
+        pytest.raises(ValueError, match=f"--backend python is for a Triton that is started here, and {message}"),
+        models(settings_for(nano_bundle, **settings), choose(backend=Backend.PYTHON), pytest.fail),
+    ):
+        pytest.fail("served without that backend")
 
 
 def test_a_triton_of_its_own_is_there_as_long_as_it_is_wanted(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.repository.profiles import Backend
+from deploy.server import installation as server
 from deploy.server.installation import PROBE, Installation, TritonUnavailable, find_installation, why_no_wheel
 
 LINUX = {"system": "linux", "machine": "x86_64", "python": (3, 12), "libc": ("glibc", "2.36")}
@@ -120,20 +121,27 @@ def test_a_server_on_path_is_taken_where_there_is_no_environment(
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", str(binary.parent))
+    monkeypatch.setattr(server, "TRITON_ENV", tmp_path / "missing")
     with pytest.raises(TritonUnavailable, match="has no Python backend"):
-        find_installation(tmp_path / "missing")
+        find_installation()
     for name in ["python", *(["onnxruntime"] if native else [])]:
         (tmp_path / "triton" / "backends" / name).mkdir(parents=True)
-    found = find_installation(tmp_path / "missing")
+    found = find_installation()
     assert found.binary == binary
     assert (Backend.ONNXRUNTIME in found.backends) == native
     assert found.arrange_backends(tmp_path / "backends") is None
+    # What was asked for by name is not replaced by what happens to be there.
+    with pytest.raises(TritonUnavailable, match=r"missing is no Python environment .*bin/python does not exist"):
+        find_installation(tmp_path / "missing")
+    with pytest.raises(TritonUnavailable, match="--triton-backends is for the embedded server"):
+        find_installation(extra_backends=tmp_path)
 
 
 def test_a_machine_without_any_server_is_told_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(server, "TRITON_ENV", tmp_path / "missing")
     with pytest.raises(TritonUnavailable) as caught:
-        find_installation(tmp_path / "missing")
+        find_installation()
     assert "run `make serve`" in str(caught.value) or why_no_wheel() == str(caught.value)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,75 @@ def test_json_and_table_are_of_one_plan(trident: Trident) -> None:
     _, table, _ = trident(*SMALL, "--top", "2")
     layout = best["layout"]
     assert f"data={layout['data']},tensor={layout['tensor']},pipeline={layout['pipeline']}" in table
+
+
+def figures(plan: dict[str, Any]) -> list[str]:
+    """Every figure of a plan's tables, as they print it."""
+    told = []
+    for price in plan["layouts"]:
+        told += [f"{price['bubble']:.1%}", f"{price['step_s']:.3f}", f"{price['hours']:,.1f}", f"{price['mfu']:.1%}"]
+        told += [f"{price['tokens_per_s'] / 1e3:,.0f}", f"{price['exposed_s'] / price['step_s']:.1%}"]
+        told.append(f"{price['layout']['micro_rows']} × {price['micro_batches']}")
+        told.append(" × ".join(str(price["layout"][name]) for name in ("data", "tensor", "pipeline", "sequence")))
+    best = plan["layouts"][0]
+    for stage in best["stages"]:
+        told += [f"{size / 2**30:.2f}" for size in stage["memory_bytes"].values()]
+    for each in best["communication"]:
+        told += [f"{each['sent_bytes'] / 2**20:,.1f}", f"{each['seconds'] * 1e3:,.1f}"]
+    return told
+
+
+@pytest.mark.parametrize("columns", ["160", "80", "60", "40", None])
+@pytest.mark.parametrize("options", [SMALL, ("--gpus", "28", "--rows", "4096", "--tokens", "1e13")])
+def test_no_figure_is_cut_however_narrow_the_terminal(
+    trident: Trident, monkeypatch: pytest.MonkeyPatch, columns: str | None, options: tuple[str, ...]
+) -> None:
+    if columns is None:
+        monkeypatch.delenv("COLUMNS")  # as in a pipe
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    _, told, _ = trident(*options)
+    _, plan, _ = trident(*options, "--json")
+    cells = [cell.strip() for line in told.splitlines() for cell in line.split("│")]
+    assert [figure for figure in figures(json.loads(plan)) if figure not in cells] == []
+    assert "…" not in told
+    assert max(map(len, told.splitlines())) <= int(columns or 80)
+
+
+def test_the_chart_is_whole_in_a_narrow_terminal(trident: Trident, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    _, told, _ = trident(*SMALL, "--layout", "pipeline=2,tensor=2")
+    charts = [line for line in told.splitlines() if line.startswith("stage ") and "│" not in line]
+    assert [len(line) for line in charts] == [60, 60]
+    # A step ends when its last stage does.
+    assert any(not line.endswith(".") for line in charts)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (
+            ("--gpus", "7"),
+            "2,048 rows a step do not divide by 7: at most 1 of 7 can be data ranks, and the others must share layers "
+            "or rows. --rows 2044 or 2051 would divide, and so would --gpus 4 or 8",
+        ),
+        (
+            ("--gpus", "56", "--preset", "teacher", "--layout", "tensor=2"),
+            "2,048 rows a step do not divide by 28: at most 4 of 28 can be data ranks, and the others must share "
+            "layers or rows. --rows 2044 or 2072 would divide, and so would --gpus 32 or 64",
+        ),
+        (("--gpus", "8", "--preset", "teacher"), None),
+        (("--gpus", "7", "--preset", "teacher", "--layout", "data=1"), None),
+    ],
+)
+def test_a_world_size_that_rows_do_not_divide_by_is_told_with_what_would(
+    trident: Trident, options: tuple[str, ...], why: str | None
+) -> None:
+    _, told, _ = trident(*options, "--top", "1")
+    assert ("do not divide" in told) == (why is not None)
+    assert why is None or why in " ".join(told.split())
+    _, plan, _ = trident(*options, "--top", "1", "--json")
+    assert json.loads(plan)["uneven"] == why
 
 
 def test_assumptions_change_the_answer(trident: Trident) -> None:
