@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.exchange import exchange_of
+from service.api.openai_fields import REFUSALS
 from service.api.responses import JsonResponse
 from service.errors import (
     InvalidInput,
@@ -91,7 +92,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     """Fields that the schemas refuse."""
     assert isinstance(error, RequestValidationError)
     # A typo first: it is why the field that was meant is missing.
-    worst = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    worst = min(error.errors(), key=lambda detail: detail["type"] not in ("extra_forbidden", *REFUSALS))
     return _respond(request, _of_field(worst))
 
 
@@ -119,6 +120,9 @@ def _of_field(detail: Mapping[str, Any]) -> InvalidInput:
     # Locations inside a union also name its branch; what clients know ends at the first index.
     param = ".".join(str(part) for part in path)[:LONGEST_NAME] if path else None
     kind = detail["type"]
+    if kind in REFUSALS:
+        name = ".".join(str(part) for part in (*path, detail["ctx"]["field"]))[:LONGEST_NAME]
+        return REFUSALS[kind](f"{name or repr(name)} {detail['msg']}", param=name)
     if kind == "missing":
         return MissingField(f"{param or f'the {place}'} is missing: send it", param=param)
     if kind == "extra_forbidden":

@@ -1,49 +1,30 @@
-"""What the OpenAI endpoints read. Fields that are not here are ignored, unless they would change the answer."""
+"""What the OpenAI endpoints read. What other fields may hold stands in openai_fields.py."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from deploy.triton.limits import LARGEST_SEED
 from deploy.triton.protocol import Sampling
+from service.api.openai_fields import MESSAGE, REQUEST, STREAM_OPTIONS, TEXT_PART, ForeignFields
 from service.api.schemas import MOST_STOPS, Penalty, Stops, Temperature, TopP
-from service.errors import UnsupportedParameter
 from service.tasks.writing import DEFAULT_NEW_TOKENS, random_seed
 
 MOST_MESSAGES = 1000
 COMPLETION_TOKENS = 16
 """What OpenAI's completions write where nothing is said."""
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0,),
-    "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "use_beam_search": (False,),
-    "web_search_options": (),
-}
-"""Parameters that are not offered, and the values, beside null, at which they change nothing."""
 
 
 def _prompt(value: Any) -> str | list[int]:
@@ -64,6 +45,8 @@ def _content(value: Any) -> str:
     if isinstance(value, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
     ):
+        for index, part in enumerate(value):
+            TEXT_PART.check(part, ("type", "text"), f"{index}.")
         return "".join(part["text"] for part in value)
     raise PydanticCustomError("content", "it should be a text, or a list of parts of the type text")
 
@@ -93,13 +76,26 @@ _CONTENT_SCHEMA = {
 
 
 class OpenAiModel(BaseModel):
-    """A body of OpenAI's. Types are taken at their word."""
+    """An object of OpenAI's. Types are taken at their word."""
 
     model_config = ConfigDict(strict=True, extra="ignore", use_attribute_docstrings=True)
+
+    foreign: ClassVar[ForeignFields]
+    """What it may hold beside its fields."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_foreign(cls, values: Any) -> Any:
+        # Before the fields: a typo is why the field that was meant is missing.
+        if isinstance(values, dict):
+            cls.foreign.check(values, cls.model_fields)
+        return values
 
 
 class StreamOptions(OpenAiModel):
     """How to stream."""
+
+    foreign = STREAM_OPTIONS
 
     include_usage: bool | None = None
     """Send the usage in a last chunk without choices."""
@@ -108,7 +104,7 @@ class StreamOptions(OpenAiModel):
 class WritingRequest(OpenAiModel):
     """What both endpoints read."""
 
-    model_config = ConfigDict(extra="allow")
+    foreign = REQUEST
 
     model: str
     """As GET /v1/models names it, or `trident`."""
@@ -135,13 +131,6 @@ class WritingRequest(OpenAiModel):
     def includes_usage(self) -> bool:
         """Whether a stream ends with its usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    def refuse_unsupported(self) -> None:
-        """Raises UnsupportedParameter for a value that would change the answer, had it an effect."""
-        for name, value in (self.model_extra or {}).items():
-            neutral = NEUTRAL.get(name, (value,))
-            if value is not None and not any(_equal(value, each) for each in neutral):
-                raise UnsupportedParameter(f"{name} is not supported here: leave it out", param=name)
 
     def sampling(self, max_tokens: int) -> Sampling:
         """As the engine reads it."""
@@ -178,6 +167,8 @@ class CompletionRequest(WritingRequest):
 
 class Message(OpenAiModel):
     """One turn of a conversation."""
+
+    foreign = MESSAGE
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Any, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)] = ""
@@ -219,8 +210,3 @@ class ChatRequest(WritingRequest):
     def prompt(self) -> str:
         """All turns as one instruction."""
         return "\n\n".join(message.content for message in self.messages if message.content.strip())
-
-
-def _equal(value: Any, neutral: Any) -> bool:
-    """Equality that tells 1 from true."""
-    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
