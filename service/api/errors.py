@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.exchange import exchange_of
+from service.api.exchange import OPENAI_PATHS, exchange_of
 from service.api.openai_fields import REFUSALS
 from service.api.responses import JsonResponse
 from service.errors import (
@@ -23,6 +23,9 @@ from service.errors import (
     ServiceError,
     UnknownField,
 )
+
+OPENAI_INVALID = 400
+"""OpenAI's status for fields that are at fault; its clients raise BadRequestError."""
 
 LONGEST_NAME = 100
 """Characters of a client's own words that are repeated to it."""
@@ -98,6 +101,8 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 def _respond(request: Request, error: ServiceError, headers: Mapping[str, str] | None = None) -> Response:
     exchange = exchange_of(request.scope)
+    if error.status_code == InvalidInput.status and request.url.path in OPENAI_PATHS:
+        error.status_code = OPENAI_INVALID
     exchange.failure = error
     return error_response(error, exchange.request_id, headers)
 

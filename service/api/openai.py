@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.api.calls import ERRORS, Call, CallOf, GatewayOf, new_id, now, usage_json
-from service.api.errors import ErrorResponse
+from service.api.calls import OPENAI_ERRORS, Call, CallOf, GatewayOf, new_id, now, usage_json
 from service.api.json_route import JsonRoute
 from service.api.openai_fields import REQUEST
 from service.api.openai_schemas import ChatRequest, CompletionRequest, WritingRequest
@@ -28,8 +27,7 @@ FOREIGN = (
     "Others are refused by name, unless they are null or have a value that changes nothing, as `n` has with 1."
 )
 
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "`model_not_found`"}}
-router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, responses=ERRORS | NOT_FOUND)
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, responses=OPENAI_ERRORS)
 models = APIRouter(prefix="/v1/models", tags=["OpenAI"])
 
 
@@ -119,7 +117,7 @@ async def list_models(gateway: GatewayOf) -> Response:
 
 
 @models.head("/{name}", include_in_schema=False)
-@models.get("/{name}", response_class=JsonResponse, responses=NOT_FOUND)
+@models.get("/{name}", response_class=JsonResponse, responses={404: OPENAI_ERRORS[404]})
 async def get_model(name: str, gateway: GatewayOf) -> Response:
     """One model, by its name or as `trident`."""
     _check_model(name, gateway)

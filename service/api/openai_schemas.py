@@ -27,14 +27,30 @@ COMPLETION_TOKENS = 16
 """What OpenAI's completions write where nothing is said."""
 
 
+EXACT_FLOATS = 2**53
+"""Up to here every integer is a float of its own."""
+
+
+def _whole(value: Any) -> Any:
+    """Integers that came as floats: JSON knows one kind of number, and some clients write 4 as 4.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOATS else value
+
+
+WHOLE = BeforeValidator(_whole)
+Tokens = Annotated[int, Field(ge=1), WHOLE]
+"""A number of tokens."""
+
+
 def _prompt(value: Any) -> str | list[int]:
     """One text, or the token ids of one; also as the only item of a list."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
         value = value[0]
     if isinstance(value, str) and value.strip():
         return value
-    if isinstance(value, list) and value and all(type(each) is int for each in value):
-        return value
+    if isinstance(value, list):
+        ids = [_whole(each) for each in value]
+        if ids and all(type(each) is int for each in ids):
+            return ids
     raise PydanticCustomError("prompt", "it should be one text with more than white space, or a list of token ids")
 
 
@@ -111,17 +127,17 @@ class WritingRequest(OpenAiModel):
 
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    seed: int | None = Field(default=None, ge=-LARGEST_SEED - 1, le=LARGEST_SEED)
+    seed: Annotated[int, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED), WHOLE] | None = None
     stop: Stops | None = Field(default=None, description=f"Up to {MOST_STOPS} strings before which the text ends.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
     """Not OpenAI's: draw from this many likeliest tokens; 0 and -1 are all."""
 
     repetition_penalty: Penalty | None = None
     """Not OpenAI's: above 1 makes tokens that the answer already holds less likely."""
 
-    min_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     """Not OpenAI's: the answer does not end earlier."""
 
     ignore_eos: bool | None = None
@@ -156,7 +172,7 @@ class CompletionRequest(WritingRequest):
     prompt: Annotated[Any, AfterValidator(_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
     """One text, or the token ids of one."""
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
     """16 where it is left out."""
 
     @property
@@ -193,10 +209,10 @@ class ChatRequest(WritingRequest):
     messages: Annotated[list[Message], FailFast(), Field(min_length=1, max_length=MOST_MESSAGES)]
     """The model learnt from instructions, not from conversations: all turns are joined by blank lines."""
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
     """The older name of max_completion_tokens, which wins."""
 
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Tokens | None = None
     """128 where both are left out."""
 
     @property
