@@ -21,14 +21,17 @@ from service.tasks.toolkit import RequestTime
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
+TOO_LONG = "`context_length_exceeded`: the text has more tokens than the model reads"
+BAD_FIELDS = "`invalid_json`, or a field: `invalid_value`, `missing_field`, `unknown_field`"
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
-        400: "`context_length_exceeded`: the text has more tokens than the model reads",
+        400: TOO_LONG,
         408: "`request_timeout`: the request did not arrive in time",
         413: "`body_too_large`",
         415: "`unsupported_media_type`: send `application/json`",
-        422: "`invalid_json`, or a field: `invalid_value`, `missing_field`, `unknown_field`",
+        422: BAD_FIELDS,
         431: "`headers_too_large`",
         429: "`overloaded`: `Retry-After` says when to try again",
         500: "`internal`: the model failed on this request",
@@ -37,6 +40,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 """What every endpoint of the models may answer."""
+
+OPENAI_ERRORS: dict[int | str, dict[str, Any]] = {
+    **{status: error for status, error in ERRORS.items() if status != 422},
+    400: {"model": ErrorResponse, "description": f"{BAD_FIELDS}, `unsupported_parameter`; or {TOO_LONG}"},
+    404: {"model": ErrorResponse, "description": "`model_not_found`"},
+}
+"""The same of OpenAI's endpoints, with its statuses."""
 
 STREAM_CONTENT = {
     "text/event-stream": {

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.exchange import exchange_of
+from service.api.exchange import OPENAI_PATHS, exchange_of
+from service.api.openai_fields import REFUSALS
 from service.api.responses import JsonResponse
 from service.errors import (
     InvalidInput,
@@ -22,6 +23,9 @@ from service.errors import (
     ServiceError,
     UnknownField,
 )
+
+OPENAI_INVALID = 400
+"""OpenAI's status for fields that are at fault; its clients raise BadRequestError."""
 
 LONGEST_NAME = 100
 """Characters of a client's own words that are repeated to it."""
@@ -91,12 +95,14 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     """Fields that the schemas refuse."""
     assert isinstance(error, RequestValidationError)
     # A typo first: it is why the field that was meant is missing.
-    worst = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    worst = min(error.errors(), key=lambda detail: detail["type"] not in ("extra_forbidden", *REFUSALS))
     return _respond(request, _of_field(worst))
 
 
 def _respond(request: Request, error: ServiceError, headers: Mapping[str, str] | None = None) -> Response:
     exchange = exchange_of(request.scope)
+    if error.status_code == InvalidInput.status and request.url.path in OPENAI_PATHS:
+        error.status_code = OPENAI_INVALID
     exchange.failure = error
     return error_response(error, exchange.request_id, headers)
 
@@ -119,6 +125,9 @@ def _of_field(detail: Mapping[str, Any]) -> InvalidInput:
     # Locations inside a union also name its branch; what clients know ends at the first index.
     param = ".".join(str(part) for part in path)[:LONGEST_NAME] if path else None
     kind = detail["type"]
+    if kind in REFUSALS:
+        name = ".".join(str(part) for part in (*path, detail["ctx"]["field"]))[:LONGEST_NAME]
+        return REFUSALS[kind](f"{name or repr(name)} {detail['msg']}", param=name)
     if kind == "missing":
         return MissingField(f"{param or f'the {place}'} is missing: send it", param=param)
     if kind == "extra_forbidden":

@@ -26,6 +26,9 @@ TASKS = {
 """Paths that ask the models: admitted, and counted in `requests_total` under these names unless a handler knows
 better."""
 
+OPENAI_PATHS = {"/v1/completions", "/v1/chat/completions"}
+"""Those of them that OpenAI has, whose clients expect its statuses."""
+
 _KEY = "trident.exchange"
 
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.api.calls import ERRORS, Call, CallOf, GatewayOf, new_id, now, usage_json
-from service.api.errors import ErrorResponse
+from service.api.calls import OPENAI_ERRORS, Call, CallOf, GatewayOf, new_id, now, usage_json
 from service.api.json_route import JsonRoute
+from service.api.openai_fields import REQUEST
 from service.api.openai_schemas import ChatRequest, CompletionRequest, WritingRequest
 from service.api.responses import JsonResponse
 from service.api.streams import open_stream
@@ -22,8 +22,12 @@ from service.tasks.answers import Piece, TextAnswer, Usage
 ALIAS = "trident"
 OWNER = "trident"
 
-NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "`model_not_found`"}}
-router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, responses=ERRORS | NOT_FOUND)
+FOREIGN = (
+    f"Of fields that are not listed here, {', '.join(f'`{name}`' for name in sorted(REQUEST.ignored))} are ignored. "
+    "Others are refused by name, unless they are null or have a value that changes nothing, as `n` has with 1."
+)
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=JsonRoute, responses=OPENAI_ERRORS)
 models = APIRouter(prefix="/v1/models", tags=["OpenAI"])
 
 
@@ -83,19 +87,23 @@ class ChatShape:
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-@router.post("/completions", response_class=JsonResponse)
+@router.post("/completions", response_class=JsonResponse, description=f"Go on from a prompt. {FOREIGN}")
 async def completions(body: CompletionRequest, call: CallOf) -> Response:
     """Go on from a prompt."""
-    _check(body, call.gateway)
+    _check_model(body.model, call.gateway)
     if isinstance(body.prompt, list):
         _check_ids(body.prompt, call.gateway)
     return await _answer(body, body.prompt, "prompt", body.length_field, CompletionShape(), call)
 
 
-@router.post("/chat/completions", response_class=JsonResponse)
+@router.post(
+    "/chat/completions",
+    response_class=JsonResponse,
+    description=f"Follow the instruction of a conversation. {FOREIGN}",
+)
 async def chat_completions(body: ChatRequest, call: CallOf) -> Response:
     """Follow the instruction of a conversation."""
-    _check(body, call.gateway)
+    _check_model(body.model, call.gateway)
     if not body.prompt:
         raise InvalidInput("messages hold nothing but white space: write some text", param="messages")
     return await _answer(body, body.prompt, "messages", body.length_field, ChatShape(), call)
@@ -109,7 +117,7 @@ async def list_models(gateway: GatewayOf) -> Response:
 
 
 @models.head("/{name}", include_in_schema=False)
-@models.get("/{name}", response_class=JsonResponse, responses=NOT_FOUND)
+@models.get("/{name}", response_class=JsonResponse, responses={404: OPENAI_ERRORS[404]})
 async def get_model(name: str, gateway: GatewayOf) -> Response:
     """One model, by its name or as `trident`."""
     _check_model(name, gateway)
@@ -165,11 +173,6 @@ class ChunkFrame:
         if self.includes_usage:
             chunk["usage"] = None if usage is None else usage_json(usage)
         return chunk
-
-
-def _check(body: WritingRequest, gateway: Gateway) -> None:
-    _check_model(body.model, gateway)
-    body.refuse_unsupported()
 
 
 def _check_model(name: str, gateway: Gateway) -> None:

@@ -1,49 +1,44 @@
-"""What the OpenAI endpoints read. Fields that are not here are ignored, unless they would change the answer."""
+"""What the OpenAI endpoints read. What other fields may hold stands in openai_fields.py."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from deploy.triton.limits import LARGEST_SEED
 from deploy.triton.protocol import Sampling
+from service.api.openai_fields import MESSAGE, REQUEST, STREAM_OPTIONS, TEXT_PART, ForeignFields
 from service.api.schemas import MOST_STOPS, Penalty, Stops, Temperature, TopP
-from service.errors import UnsupportedParameter
 from service.tasks.writing import DEFAULT_NEW_TOKENS, random_seed
 
 MOST_MESSAGES = 1000
 COMPLETION_TOKENS = 16
 """What OpenAI's completions write where nothing is said."""
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0,),
-    "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "use_beam_search": (False,),
-    "web_search_options": (),
-}
-"""Parameters that are not offered, and the values, beside null, at which they change nothing."""
+
+EXACT_FLOATS = 2**53
+"""Up to here every integer is a float of its own."""
+
+
+def _whole(value: Any) -> Any:
+    """Integers that came as floats: JSON knows one kind of number, and some clients write 4 as 4.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOATS else value
+
+
+WHOLE = BeforeValidator(_whole)
+Tokens = Annotated[int, Field(ge=1), WHOLE]
+"""A number of tokens."""
 
 
 def _prompt(value: Any) -> str | list[int]:
@@ -52,8 +47,10 @@ def _prompt(value: Any) -> str | list[int]:
         value = value[0]
     if isinstance(value, str) and value.strip():
         return value
-    if isinstance(value, list) and value and all(type(each) is int for each in value):
-        return value
+    if isinstance(value, list):
+        ids = [_whole(each) for each in value]
+        if ids and all(type(each) is int for each in ids):
+            return ids
     raise PydanticCustomError("prompt", "it should be one text with more than white space, or a list of token ids")
 
 
@@ -64,6 +61,8 @@ def _content(value: Any) -> str:
     if isinstance(value, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
     ):
+        for index, part in enumerate(value):
+            TEXT_PART.check(part, ("type", "text"), f"{index}.")
         return "".join(part["text"] for part in value)
     raise PydanticCustomError("content", "it should be a text, or a list of parts of the type text")
 
@@ -93,13 +92,26 @@ _CONTENT_SCHEMA = {
 
 
 class OpenAiModel(BaseModel):
-    """A body of OpenAI's. Types are taken at their word."""
+    """An object of OpenAI's. Types are taken at their word."""
 
     model_config = ConfigDict(strict=True, extra="ignore", use_attribute_docstrings=True)
+
+    foreign: ClassVar[ForeignFields]
+    """What it may hold beside its fields."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_foreign(cls, values: Any) -> Any:
+        # Before the fields: a typo is why the field that was meant is missing.
+        if isinstance(values, dict):
+            cls.foreign.check(values, cls.model_fields)
+        return values
 
 
 class StreamOptions(OpenAiModel):
     """How to stream."""
+
+    foreign = STREAM_OPTIONS
 
     include_usage: bool | None = None
     """Send the usage in a last chunk without choices."""
@@ -108,24 +120,24 @@ class StreamOptions(OpenAiModel):
 class WritingRequest(OpenAiModel):
     """What both endpoints read."""
 
-    model_config = ConfigDict(extra="allow")
+    foreign = REQUEST
 
     model: str
     """As GET /v1/models names it, or `trident`."""
 
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    seed: int | None = Field(default=None, ge=-LARGEST_SEED - 1, le=LARGEST_SEED)
+    seed: Annotated[int, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED), WHOLE] | None = None
     stop: Stops | None = Field(default=None, description=f"Up to {MOST_STOPS} strings before which the text ends.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
     """Not OpenAI's: draw from this many likeliest tokens; 0 and -1 are all."""
 
     repetition_penalty: Penalty | None = None
     """Not OpenAI's: above 1 makes tokens that the answer already holds less likely."""
 
-    min_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     """Not OpenAI's: the answer does not end earlier."""
 
     ignore_eos: bool | None = None
@@ -135,13 +147,6 @@ class WritingRequest(OpenAiModel):
     def includes_usage(self) -> bool:
         """Whether a stream ends with its usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    def refuse_unsupported(self) -> None:
-        """Raises UnsupportedParameter for a value that would change the answer, had it an effect."""
-        for name, value in (self.model_extra or {}).items():
-            neutral = NEUTRAL.get(name, (value,))
-            if value is not None and not any(_equal(value, each) for each in neutral):
-                raise UnsupportedParameter(f"{name} is not supported here: leave it out", param=name)
 
     def sampling(self, max_tokens: int) -> Sampling:
         """As the engine reads it."""
@@ -167,7 +172,7 @@ class CompletionRequest(WritingRequest):
     prompt: Annotated[Any, AfterValidator(_prompt), WithJsonSchema(_PROMPT_SCHEMA)]
     """One text, or the token ids of one."""
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
     """16 where it is left out."""
 
     @property
@@ -178,6 +183,8 @@ class CompletionRequest(WritingRequest):
 
 class Message(OpenAiModel):
     """One turn of a conversation."""
+
+    foreign = MESSAGE
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Any, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)] = ""
@@ -202,10 +209,10 @@ class ChatRequest(WritingRequest):
     messages: Annotated[list[Message], FailFast(), Field(min_length=1, max_length=MOST_MESSAGES)]
     """The model learnt from instructions, not from conversations: all turns are joined by blank lines."""
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
     """The older name of max_completion_tokens, which wins."""
 
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Tokens | None = None
     """128 where both are left out."""
 
     @property
@@ -219,8 +226,3 @@ class ChatRequest(WritingRequest):
     def prompt(self) -> str:
         """All turns as one instruction."""
         return "\n\n".join(message.content for message in self.messages if message.content.strip())
-
-
-def _equal(value: Any, neutral: Any) -> bool:
-    """Equality that tells 1 from true."""
-    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from deploy.triton.limits import LARGEST_REPETITION_PENALTY, LARGEST_SEED, SMALLEST_REPETITION_PENALTY
 from deploy.triton.protocol import Sampling
@@ -46,9 +56,35 @@ Penalty = Annotated[float, Field(ge=SMALLEST_REPETITION_PENALTY, le=LARGEST_REPE
 
 
 class RequestModel(BaseModel):
-    """A body. Types are taken at their word: "5" is no number, 1 is no truth value."""
+    """A body. Types are taken at their word: "5" is no number, 1 is no truth value. Null is every default."""
 
     model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or None not in values.values():
+            return values
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema says so too."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, field in schema["properties"].items():
+            if name not in schema.get("required", ()):
+                schema["properties"][name] = _or_null(field)
+        return schema
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a field that may also be null."""
+    around = {key: value for key, value in field.items() if key in ("title", "description", "default")}
+    value = {key: value for key, value in field.items() if key not in around}
+    branches = value.get("anyOf", [value])
+    null = {"type": "null"}
+    return {"anyOf": branches if null in branches else [*branches, null], **around}
 
 
 class AnswerModel(BaseModel):

@@ -98,8 +98,8 @@ def test_only_json_is_read(client: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/generate", "/v1/chat/completions"])
 def test_whatever_bytes_come_the_answer_is_an_error_of_the_client(client: httpx.Client, path: str, body: bytes) -> None:
     response = client.post(path, content=body, headers={"Content-Type": "application/json"})
-    assert response.status_code == 422, response.text
-    check_error(response, 422, response.json()["error"]["code"])
+    status = 400 if path == "/v1/chat/completions" else 422
+    check_error(response, status, response.json()["error"]["code"])
 
 
 @pytest.mark.parametrize(

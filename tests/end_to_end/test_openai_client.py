@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from openai import BadRequestError, OpenAI
 
@@ -45,3 +47,17 @@ def test_too_long_is_a_bad_request_with_both_numbers(openai: OpenAI) -> None:
         openai.completions.create(model="trident", prompt="word " * 5000, max_tokens=4)
     assert caught.value.code == "context_length_exceeded"
     assert "2048" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_tokens": 0}, {"temperature": 9.0}, {"n": 2}, {"extra_body": {"stop_token_ids": [13]}}],
+    ids=str,
+)
+def test_what_is_not_served_is_a_bad_request(openai: OpenAI, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError):
+        openai.completions.create(**{"model": "trident", "prompt": "The river", **wrong})
+    with pytest.raises(BadRequestError):
+        openai.chat.completions.create(
+            **{"model": "trident", "messages": [{"role": "user", "content": "The river"}], **wrong}
+        )

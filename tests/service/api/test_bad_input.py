@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.api.schemas import GenerateRequest, InferRequest, QaRequest, SummarizeRequest
+from service.tasks.writing import SUMMARY_MIN_TOKENS
 from tests.service.api.running_gateway import RunningGateway, check_error
 from tests.service.api.test_writing import post
 
@@ -116,6 +118,52 @@ def test_a_body_that_makes_no_sense_is_an_error_of_the_client(client: httpx.Clie
 )
 def test_a_bad_field_is_named(client: httpx.Client, path: str, body: dict[str, Any], code: str, param: str) -> None:
     check_error(client.post(path, json=body), 422, code, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "required", "optional"),
+    [
+        (
+            "/v1/generate",
+            {"prompt": "a"},
+            {
+                "max_new_tokens": 128,
+                "min_new_tokens": 0,
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "top_k": 0,
+                "repetition_penalty": 1.0,
+                "seed": 5,
+                "stop": [],
+                "stream": False,
+            },
+        ),
+        ("/v1/qa", {"question": "who", "context": "the mill"}, {"top_k": 1, "min_score": 0.0}),
+        (
+            "/v1/summarize",
+            {"text": "the mill by the sea"},
+            {"max_new_tokens": 128, "min_new_tokens": SUMMARY_MIN_TOKENS, "num_beams": None, "stream": False},
+        ),
+        ("/v1/infer", {"input": "who"}, {"context": None, "task": "auto"}),
+    ],
+)
+def test_null_is_the_default_of_every_optional_field(
+    client: httpx.Client, path: str, required: dict[str, Any], optional: dict[str, Any]
+) -> None:
+    fields = {"/v1/generate": GenerateRequest, "/v1/qa": QaRequest, "/v1/summarize": SummarizeRequest}
+    model = fields.get(path, InferRequest)
+    assert model.model_fields.keys() == required.keys() | optional.keys()
+    nulls = dict.fromkeys(optional)
+    post(client, path, **required, **nulls)
+    assert model.model_validate({**required, **nulls}) == model.model_validate(required)
+    for name, value in optional.items():
+        post(client, path, **required, **{name: None})
+        assert name == "seed" or model.model_validate({**required, name: None}) == model.model_validate(
+            {**required, name: value}
+        )
+    for name in required:
+        check_error(client.post(path, json={**required, name: None}), 422, "invalid_value", name)
+    check_error(client.post(path, json={**required, "no_such_field": None}), 422, "unknown_field", "no_such_field")
 
 
 def test_an_error_says_value_and_limit(client: httpx.Client) -> None:

@@ -14,6 +14,8 @@ from tests.service.api.running_gateway import RunningGateway, check_error, strea
 from tests.service.api.test_writing import TEXT, post
 
 GREEDY = {"model": "trident", "temperature": 0}
+REFUSED = 400
+"""Status of a request whose fields are at fault."""
 
 
 @pytest.fixture
@@ -95,13 +97,13 @@ def test_prompts_may_be_one_text_in_a_list_or_token_ids(client: httpx.Client, na
 
 @pytest.mark.parametrize("prompt", [["a", "b"], [], [[]], [["a"]], [1.5], [True], "", " ", 7, None, {"a": 1}])
 def test_other_prompts_are_refused(client: httpx.Client, prompt: object) -> None:
-    check_error(client.post("/v1/completions", json={**GREEDY, "prompt": prompt}), 422, "invalid_value", "prompt")
+    check_error(client.post("/v1/completions", json={**GREEDY, "prompt": prompt}), REFUSED, "invalid_value", "prompt")
 
 
 @pytest.mark.parametrize("token", [-1, 0, 7, 32_000, 10**15])
 def test_ids_of_special_and_unknown_tokens_are_refused(client: httpx.Client, token: int) -> None:
     response = client.post("/v1/completions", json={**GREEDY, "prompt": [500, token]})
-    assert str(token) in check_error(response, 422, "invalid_value", "prompt")["message"]
+    assert str(token) in check_error(response, REFUSED, "invalid_value", "prompt")["message"]
 
 
 @pytest.mark.parametrize(
@@ -114,12 +116,12 @@ def test_ids_of_special_and_unknown_tokens_are_refused(client: httpx.Client, tok
 )
 def test_what_would_change_the_answer_is_refused_by_name(client: httpx.Client, name: str, value: object) -> None:
     body = {**GREEDY, "prompt": "a", "max_tokens": 1, name: value}
-    check_error(client.post("/v1/completions", json=body), 422, "unsupported_parameter", name)
+    check_error(client.post("/v1/completions", json=body), REFUSED, "unsupported_parameter", name)
 
 
 def test_what_would_not_is_ignored(client: httpx.Client) -> None:
     neutral = {"n": 1, "best_of": 1, "echo": False, "logprobs": None, "presence_penalty": 0.0, "logit_bias": {}}
-    unknown = {"user": "somebody", "metadata": {"a": 1}, "service_tier": "auto", "no_such_field": [1, 2]}
+    unknown = {"user": "somebody", "metadata": {"a": 1}, "service_tier": "auto", "no_such_field": None}
     post(client, "/v1/completions", **GREEDY, prompt="a", max_tokens=1, **neutral, **unknown)
 
 
@@ -142,13 +144,69 @@ def test_what_would_not_is_ignored(client: httpx.Client) -> None:
     ],
 )
 def test_bad_values_are_named(client: httpx.Client, path: str, body: dict, param: str) -> None:
-    check_error(client.post(path, json={**GREEDY, **body}), 422, "invalid_value", param)
+    check_error(client.post(path, json={**GREEDY, **body}), REFUSED, "invalid_value", param)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        *((b"{", "invalid_json"), (b"[]", "invalid_value"), (b"{}", "missing_field")),
+        *((b'{"model": 1}', "invalid_value"), (b'{"model": "trident"}', "missing_field")),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_whatever_is_wrong_with_a_body_is_openai_s_400(client: httpx.Client, path: str, body: bytes, code: str) -> None:
+    response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == code
+    late = client.post(path, json={}, headers={"X-Request-Timeout-Ms": "soon"})
+    check_error(late, 400, "invalid_value", "X-Request-Timeout-Ms")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n": 2}, {"temperature": 3}, {"max_tokens": 0}, {"extra_body": {"grammar": "a"}}, {"stop": ["x"] * 5}]
+)
+def test_the_client_raises_bad_request(ai: openai.OpenAI, wrong: dict) -> None:
+    with pytest.raises(openai.BadRequestError):
+        ai.completions.create(**{**GREEDY, "prompt": "a", **wrong})
+    with pytest.raises(openai.BadRequestError):
+        ai.chat.completions.create(**{**GREEDY, "messages": [{"role": "user", "content": "a"}], **wrong})
+
+
+INTEGERS = {"max_tokens": 4, "min_tokens": 2, "top_k": 3, "seed": 7, "n": 1}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_an_integer_may_be_written_as_a_float(client: httpx.Client, name: str) -> None:
+    body = {"model": "trident", "prompt": TEXT, "temperature": 1, **INTEGERS}
+    plain = post(client, "/v1/completions", **body)
+    as_float = post(client, "/v1/completions", **{**body, name: float(INTEGERS[name])})
+    assert (as_float["choices"], as_float["usage"]) == (plain["choices"], plain["usage"])
+    response = client.post("/v1/completions", json={**body, name: INTEGERS[name] + 0.5})
+    check_error(response, REFUSED, "unsupported_parameter" if name == "n" else "invalid_value", name)
+
+
+def test_lengths_and_ids_may_be_written_as_floats(client: httpx.Client) -> None:
+    body = {**GREEDY, "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True}
+    answer = post(client, "/v1/chat/completions", **body, max_completion_tokens=3.0)
+    assert answer["usage"]["completion_tokens"] == 3
+    ids = [500, 501]
+    plain, as_floats = (
+        post(client, "/v1/completions", **GREEDY, prompt=prompt, max_tokens=4) for prompt in (ids, [500.0, 501.0])
+    )
+    assert as_floats["choices"] == plain["choices"]
+
+
+@pytest.mark.parametrize("value", [1e300, 2.0**60, -1.0, 4.000001])
+def test_other_floats_are_no_lengths(client: httpx.Client, value: float) -> None:
+    response = client.post("/v1/completions", json={**GREEDY, "prompt": "a", "max_tokens": value})
+    check_error(response, REFUSED, "invalid_value", "max_tokens")
 
 
 def test_another_model_is_not_found(client: httpx.Client) -> None:
     response = client.post("/v1/completions", json={"model": "gpt-17", "prompt": "a"})
     check_error(response, 404, "model_not_found", "model")
-    check_error(client.post("/v1/completions", json={"prompt": "a"}), 422, "missing_field", "model")
+    check_error(client.post("/v1/completions", json={"prompt": "a"}), REFUSED, "missing_field", "model")
 
 
 def test_stop_strings_and_seeds_of_either_sign_work(client: httpx.Client) -> None:
