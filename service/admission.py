@@ -50,8 +50,7 @@ class Admission:
         if self.in_flight >= self._limits.concurrent_requests:
             raise TooManyRequests(
                 f"{self.in_flight} requests are in flight, and {self._limits.concurrent_requests} is the limit: "
-                "try again later",
-                retry_after_s=1,
+                "try again later"
             )
 
     def _receive(self, size: int) -> None:
@@ -59,8 +58,7 @@ class Admission:
         if self.body_bytes + size > limit:
             raise TooManyBytes(
                 f"the bodies in flight hold {self.body_bytes} of {limit} bytes and leave no room for {size} more: "
-                "try again later",
-                retry_after_s=1,
+                "try again later"
             )
         self.body_bytes += size
 

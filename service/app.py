@@ -36,7 +36,7 @@ def build_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
         middleware=[
-            Middleware(ExchangeMiddleware, metrics=gateway.metrics, clock=gateway.clock),
+            Middleware(ExchangeMiddleware, metrics=gateway.metrics, clock=gateway.clock, admission=gateway.admission),
             Middleware(AdmissionMiddleware, admission=gateway.admission),
         ],
         exception_handlers={

@@ -24,9 +24,17 @@ class ServiceError(HTTPException):
     ends_connection = False
     """Whether part of the request was left unread, so that nothing else can come over its connection."""
 
+    should_retry: bool | None = None
+    """Whether the same request may be served at another time; None leaves that to the client."""
+
+    retry_after_s: int | None = None
+    """When it is worth trying again, where nothing better is known."""
+
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(status_code=self.status, detail=message)
-        self.message, self.param, self.retry_after_s = message, param, retry_after_s
+        self.message, self.param = message, param
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class InvalidInput(ServiceError):
@@ -141,6 +149,8 @@ class Overloaded(ServiceError):
     type = "overloaded_error"
     code = "overloaded"
     rejection = "queue_full"
+    should_retry = True
+    retry_after_s = 1
 
 
 class TooManyRequests(Overloaded):
@@ -162,20 +172,24 @@ class Unavailable(ServiceError):
     status = 503
     code = "unavailable"
     rejection = "unavailable"
+    should_retry = True
+    retry_after_s = 5
 
 
 class Draining(Unavailable):
     """The gateway finishes what it has, and takes nothing new."""
 
     rejection = "draining"
+    retry_after_s = 1
 
 
 class DeadlineExceeded(ServiceError):
-    """The request's time is over."""
+    """The request's time is over. With the same time the same would come again, at the cost of the same work."""
 
     status = 504
     code = "deadline_exceeded"
     rejection = "deadline"
+    should_retry = False
 
 
 class InferenceFailed(ServiceError):

@@ -27,8 +27,14 @@ class ServerSettings(_Part):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    grace_s: float = Field(default=30.0, ge=0)
-    """How long requests in flight may go on after SIGTERM."""
+    grace_s: float = Field(default=25.0, ge=0)
+    """From SIGTERM to the end of the process, the last answers included, which get up to 3 s of it: before Kubernetes
+    kills, which is after 30 s. Never less than a second."""
+
+    keep_alive_s: int = Field(default=620, ge=1)
+    """How long a connection may be idle between requests. Longer than load balancers keep theirs (AWS and nginx 60 s,
+    Azure 240 s, Google Cloud 600 s), so that they are the ones who close: one that sends into a connection that is
+    being closed here answers its client with 502."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -33,10 +33,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "`unsupported_media_type`: send `application/json`",
         422: BAD_FIELDS,
         431: "`headers_too_large`",
-        429: "`overloaded`: `Retry-After` says when to try again",
+        429: "`overloaded`: `Retry-After` says when to try again; `X-Should-Retry: true`",
         500: "`internal`: the model failed on this request",
-        503: "`unavailable`: the model cannot be reached, or the service is shutting down",
-        504: f"`deadline_exceeded`: see `{TIMEOUT_HEADER}`",
+        503: "`unavailable`: the model cannot be reached, or the service is shutting down; "
+        "`Retry-After`, `X-Should-Retry: true`",
+        504: f"`deadline_exceeded`: see `{TIMEOUT_HEADER}`; `X-Should-Retry: false`",
     }.items()
 }
 """What every endpoint of the models may answer."""

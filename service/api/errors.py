@@ -80,6 +80,9 @@ def error_response(error: ServiceError, request_id: str, headers: Mapping[str, s
     merged = dict(headers or {})
     if error.retry_after_s is not None:
         merged["Retry-After"] = str(error.retry_after_s)
+    if error.should_retry is not None:
+        # OpenAI's clients would otherwise retry every status from 500 up.
+        merged["X-Should-Retry"] = str(error.should_retry).lower()
     if error.ends_connection:
         merged["Connection"] = "close"
     return JsonResponse(envelope(error, request_id), status_code=error.status_code, headers=merged)

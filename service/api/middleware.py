@@ -21,13 +21,14 @@ QUIET_PATHS = {"/health/live", "/health/ready", "/metrics"}
 """Asked every few seconds by machines: logged at level debug."""
 
 LONGEST_PATH = 200
+CLOSE = (b"connection", b"close")
 
 
 class ExchangeMiddleware:
     """Outermost: whatever happens inside, an answer with an id goes out, one line is logged, one request counted."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Clock) -> None:
-        self._app, self._metrics, self._clock = app, metrics, clock
+    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Clock, admission: Admission) -> None:
+        self._app, self._metrics, self._clock, self._admission = app, metrics, clock, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange."""
@@ -45,7 +46,10 @@ class ExchangeMiddleware:
         async def tagged_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), id_header]
+                headers = message.get("headers", ())
+                # Proxies reuse connections: the next request over this one would meet a process that is gone.
+                closes = self._admission.draining and all(name != b"connection" for name, _ in headers)
+                message["headers"] = [*headers, id_header, *((CLOSE,) if closes else ())]
             elif not message.get("more_body", False):
                 exchange.complete = not exchange.client_left
             await send(message)

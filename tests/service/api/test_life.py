@@ -30,11 +30,12 @@ class Reader(threading.Thread):
         self._url, self._body = f"{gateway.url}/v1/generate", body
         self.started = threading.Event()
         self.status = 0
+        self.headers = httpx.Headers()
         self.lines: list[str] = []
 
     def run(self) -> None:
         with httpx.stream("POST", self._url, json=self._body, timeout=60) as response:
-            self.status = response.status_code
+            self.status, self.headers = response.status_code, response.headers
             for line in response.iter_lines():
                 self.lines.append(line)
                 self.started.set()
