@@ -27,7 +27,11 @@ from deploy.triton.protocol import (
     Task,
 )
 from deploy.triton.wire import RequestKind, Tensors, decode_batch, decode_cancel, decode_kind, encode_news
+from service.errors import Unavailable
+from service.inference.triton import TritonClient
 from service.inference.triton import _read as read_tensors
+
+Answer = tuple[dict[int, list[int]], dict[int, FinishReason]]
 
 STATS = EngineStats(slots_used=3, slots_total=32, waiting_rows=1)
 BUNDLE = {"bundle": "scripted", "bundle_sha256": "5" * 64}
@@ -213,3 +217,34 @@ def batch_of(*row_ids: int, tokens: int = 3) -> GenerationBatch:
             for row_id in row_ids
         ),
     )
+
+
+async def serve(triton: ScriptedTriton, port: int = 0, **options: int) -> tuple[grpc.aio.Server, int]:
+    server = grpc.aio.server(options=[(f"grpc.{name}", value) for name, value in options.items()])
+    services.add_GRPCInferenceServiceServicer_to_server(triton, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server, port
+
+
+async def collect(client: TritonClient, batch: GenerationBatch) -> Answer:
+    """Each row's tokens and how it ended."""
+    tokens: dict[int, list[int]] = {row.row_id: [] for row in batch.rows}
+    reasons: dict[int, FinishReason] = {}
+    async for news, stats in client.generate(batch):
+        assert stats == STATS
+        for update in news.updates:
+            tokens[update.row_id].extend(update.tokens.tolist())
+            if update.finish_reason is not FinishReason.RUNNING:
+                reasons[update.row_id] = update.finish_reason
+    return tokens, reasons
+
+
+async def found_again(client: TritonClient) -> dict[int, list[int]]:
+    """The tokens of a batch, as soon as the server is reached."""
+    while True:
+        try:
+            return (await collect(client, batch_of(40)))[0]
+        except Unavailable:
+            # gRPC waits between two attempts to connect; nothing tells when the next one is due.
+            await asyncio.sleep(0.05)
