@@ -40,15 +40,15 @@ class Candidates:
     ids: np.ndarray | None = None
     """INT64 [C], rising; None where every token of the vocabulary is one."""
 
-    def keep(self, places: np.ndarray) -> Candidates:
-        """Those at the given places alone."""
-        ids = places if self.ids is None else self.ids[places]
-        return Candidates(self.values[places], self.highest, ids)
+    def keep(self, indices: np.ndarray) -> Candidates:
+        """Those at the given indices alone."""
+        ids = indices if self.ids is None else self.ids[indices]
+        return Candidates(self.values[indices], self.highest, ids)
 
     def draw(self, uniform: float) -> int:
         """The token at which the cumulated mass passes `uniform` (0 to 1) of the whole."""
-        place = _inverse(self.values, uniform)
-        return place if self.ids is None else int(self.ids[place])
+        index = _inverse(self.values, uniform)
+        return index if self.ids is None else int(self.ids[index])
 
 
 class Filter(Protocol):
@@ -123,7 +123,7 @@ def largest(values_V: np.ndarray, count: int) -> np.ndarray:
 
 
 def _nucleus(mass: np.ndarray, top_p: float) -> np.ndarray:
-    """Places of the smallest set of largest masses that holds `top_p` of all."""
+    """Indices of the smallest set of largest masses that holds `top_p` of all."""
     target = top_p * mass.sum(dtype=np.float64)
     for guess in (*NUCLEUS_GUESSES, len(mass)):
         held = mass[largest(mass, guess)] if guess < len(mass) else mass
@@ -135,7 +135,7 @@ def _nucleus(mass: np.ndarray, top_p: float) -> np.ndarray:
 
 
 def _inverse(mass: np.ndarray, uniform: float) -> int:
-    """The place at which the cumulated mass passes `uniform` of the whole, by blocks first."""
+    """The index at which the cumulated mass passes `uniform` of the whole, by blocks first."""
     blocks = np.cumsum(np.add.reduceat(mass, np.arange(0, len(mass), BLOCK), dtype=np.float64))
     point = uniform * blocks[-1]
     block = int(np.searchsorted(blocks, point, side="right"))

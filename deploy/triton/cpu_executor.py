@@ -54,14 +54,14 @@ class CpuExecutor:
         memory_BSD, routes_B3 = self.encoder.encode(sources)
         return Encoded(positions=memory_BSD.shape[1], routes_B3=routes_B3, memory=memory_BSD)
 
-    def extract(self, encoded: Encoded, places: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
+    def extract(self, encoded: Encoded, indices: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
         """Emissions of some of the sources."""
-        return self.encoder.extract(_memory_of(encoded, places), sources)
+        return self.encoder.extract(_memory_of(encoded, indices), sources)
 
-    def start(self, task: Task, encoded: Encoded, places: Sequence[int], rows: Sequence[Decoding]) -> None:
+    def start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
         """Run the task's prefill and write what it gives into the rows' slots."""
         decoder = self.decoders[task]
-        cross = decoder.prefill(_memory_of(encoded, places))
+        cross = decoder.prefill(_memory_of(encoded, indices))
         for index, row in enumerate(rows):
             source = [each_BHSE[index] for each_BHSE in cross]
             for slot in row.slots:
@@ -104,7 +104,7 @@ class CpuExecutor:
         return chosen.finish_reason
 
 
-def _memory_of(encoded: Encoded, places: Sequence[int]) -> np.ndarray:
-    """FP32 [B,S,D] at some places (rising), copied only where that are not all."""
+def _memory_of(encoded: Encoded, indices: Sequence[int]) -> np.ndarray:
+    """FP32 [B,S,D] at some indices (rising), copied only where that are not all."""
     memory_BSD: np.ndarray = encoded.memory
-    return memory_BSD if len(places) == len(memory_BSD) else memory_BSD[places]
+    return memory_BSD if len(indices) == len(memory_BSD) else memory_BSD[indices]

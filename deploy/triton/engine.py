@@ -150,25 +150,25 @@ class Engine:
             for row, route in zip(rows, encoded.routes_B3, strict=True):
                 row.send_to(route)
             for task in (Task.GENERATION, Task.SUMMARY, Task.QA):
-                places = [place for place, row in enumerate(rows) if row.task is task]
-                if places:
-                    self._start(task, encoded, places, [rows[place] for place in places])
+                indices = [index for index, row in enumerate(rows) if row.task is task]
+                if indices:
+                    self._start(task, encoded, indices, [rows[index] for index in indices])
             seconds = time.perf_counter() - began_s
             rows[0].batch.prefills.append(PrefillTime(rows=len(rows), tokens=encoded.positions, seconds=seconds))
             self._reporting[rows[0].batch] = None
 
-    def _start(self, task: Task, encoded: Encoded, places: Sequence[int], rows: Sequence[LiveRow]) -> None:
+    def _start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[LiveRow]) -> None:
         """Read the answers off the encoder, or fill slots of the task's decoder."""
         with self._isolated(rows, f"prefill for {task.name}"):
             if task is Task.QA:
-                found = self._executor.extract(encoded, places, [row.source for row in rows])
+                found = self._executor.extract(encoded, indices, [row.source for row in rows])
                 for row, emissions in zip(rows, found, strict=True):
                     self._finish([row], FinishReason.STOP, emissions)
                 return
             with self._lock:
                 for row in rows:
-                    self._scheduler.place(row, SIDES[task])
-            self._executor.start(task, encoded, places, rows)
+                    self._scheduler.assign(row, SIDES[task])
+            self._executor.start(task, encoded, indices, rows)
             for row in rows:
                 row.start_decoding()
 

@@ -66,11 +66,11 @@ class Executor(Protocol):
     def encode(self, sources: Sequence[Source]) -> Encoded:
         """Encode sources as one batch."""
 
-    def extract(self, encoded: Encoded, places: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
-        """Scores of the tags O, B, I for the sources at some places of an encoded batch: FP32 [S,3] each."""
+    def extract(self, encoded: Encoded, indices: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
+        """Scores of the tags O, B, I for the sources at some indices of an encoded batch: FP32 [S,3] each."""
 
-    def start(self, task: Task, encoded: Encoded, places: Sequence[int], rows: Sequence[Decoding]) -> None:
-        """Fill the slots of rows, whose sources are at the given places of an encoded batch."""
+    def start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
+        """Fill the slots of rows, whose sources are at the given indices of an encoded batch."""
 
     def step(self, task: Task, rows: Sequence[Decoding], bounds: slice) -> Step:
         """Advance the search of every row of a decoder by one token. `bounds`: the slots that they fill."""

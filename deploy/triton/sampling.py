@@ -101,7 +101,7 @@ class Choices:
     """INT64 [N]; NO_TOKEN where a row has no finite score."""
 
     log_probabilities: Mapping[int, LogProbabilities]
-    """By the row's place, for rows whose sampler asks for them and has got a token."""
+    """By the row's index, for rows whose sampler asks for them and has got a token."""
 
 
 def choose(scores_NV: np.ndarray, samplers: Sequence[Sampler | None], rules: TokenRules) -> Choices:

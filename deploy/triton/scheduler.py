@@ -1,8 +1,8 @@
 """Who runs next: which rows wait, which are encoded together, which slots they hold, and when they leave.
 
-    add ─▶ waiting batches ── next_groups ─▶ encoded ── place ─▶ in slots ── finish ─▶ gone
-               (in order)                                                    ▲
-    cancel ─────────────────── take_cancelled ───────────────────────────────┘
+    add ─▶ waiting batches ── next_groups ─▶ encoded ── assign ─▶ in slots ── finish ─▶ gone
+               (in order)                                                     ▲
+    cancel ─────────────────── take_cancelled ────────────────────────────────┘
 
 Nothing here computes, waits or knows what a row holds: it counts rows, tokens and slots. Whoever calls it from several
 threads locks it.
@@ -113,7 +113,7 @@ class Scheduler(Generic[SomeRow]):
             self._waiting.popleft()
         return groups
 
-    def place(self, row: SomeRow, side: Side) -> None:
+    def assign(self, row: SomeRow, side: Side) -> None:
         """Give a row of one of the last groups its slots."""
         row.sequences = [self._slots.acquire(side, row) for _ in range(row.slots_needed)]
 

@@ -36,13 +36,14 @@ class DeviceExecutor:
         routes = np.eye(3, dtype=np.float32)[[int(source.ids[0]) % 3 for source in sources]]
         return Encoded(positions=positions, routes_B3=routes, memory=[int(source.ids[0]) for source in sources])
 
-    def extract(self, encoded: Encoded, places: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
-        return [np.full((source.cost, 3), encoded.memory[place]) for place, source in zip(places, sources, strict=True)]
+    def extract(self, encoded: Encoded, indices: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
+        firsts = [encoded.memory[index] for index in indices]
+        return [np.full((source.cost, 3), first) for first, source in zip(firsts, sources, strict=True)]
 
-    def start(self, task: Task, encoded: Encoded, places: Sequence[int], rows: Sequence[Decoding]) -> None:
-        for place, row in zip(places, rows, strict=True):
+    def start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
+        for index, row in zip(indices, rows, strict=True):
             (slot,) = row.slots
-            self.slots[slot] = (encoded.memory[place], 0)
+            self.slots[slot] = (encoded.memory[index], 0)
 
     def step(self, task: Task, rows: Sequence[Decoding], bounds: slice) -> Step:
         assert sorted(slot for row in rows for slot in row.slots) == list(range(bounds.start, bounds.stop))
@@ -84,12 +85,12 @@ def test_every_row_gets_its_own_tokens_whatever_comes_and_goes(engine: Engine, b
     for task, shapes, steps, cancels in batches:
         rows = [
             Row(
-                row_id=len(asked) + place,
+                row_id=len(asked) + index,
                 source=Source(np.array([first] * cost)),
                 sampling=Sampling(max_new_tokens=count),
                 stream=stream,
             )
-            for place, (first, cost, count, stream) in enumerate(shapes)
+            for index, (first, cost, count, stream) in enumerate(shapes)
         ]
         asked.update((row.row_id, (task, row)) for row in rows)
         collectors.append(submit(engine, rows, task))

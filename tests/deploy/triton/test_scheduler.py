@@ -51,7 +51,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(shapes=st.lists(st.tuples(st.integers(1, 2 * TOKENS), st.integers(0, SLOTS)), min_size=1, max_size=9))
     def add(self, shapes: list[tuple[int, int]]) -> None:
         self.batches += 1
-        rows = [Plain(self.count + place, *shape, self.batches) for place, shape in enumerate(shapes)]
+        rows = [Plain(self.count + index, *shape, self.batches) for index, shape in enumerate(shapes)]
         self.count += len(rows)
         self.scheduler.add(rows)
         self.waiting += rows
@@ -70,15 +70,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.waiting and not groups:
             assert self.waiting[0].slots_needed > free, "only slots may keep the first row waiting"
         for row in started:
-            self.scheduler.place(row, side)
+            self.scheduler.assign(row, side)
             assert len({each.slot for each in row.sequences}) == row.slots_needed
         self.waiting, self.running = self.waiting[len(started) :], [*self.running, *started]
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        places = data.draw(st.sets(st.integers(0, len(self.running) - 1), min_size=1))
-        gone = [row for place, row in enumerate(self.running) if place in places]
+        indices = data.draw(st.sets(st.integers(0, len(self.running) - 1), min_size=1))
+        gone = [row for index, row in enumerate(self.running) if index in indices]
         self.running = [row for row in self.running if row not in gone]
         self.scheduler.finish(gone)
         assert not any(row.sequences for row in gone)
@@ -153,7 +153,7 @@ def test_rows_start_as_slots_free_whichever_place_their_batch_has() -> None:
     groups = scheduler.next_groups()
     assert ids(groups) == [[0], [1, 2]]
     for row in (row for group in groups for row in group):
-        scheduler.place(row, Side.FRONT)
+        scheduler.assign(row, Side.FRONT)
     assert scheduler.next_groups() == []
     scheduler.finish([groups[1][0]])
     assert ids(scheduler.next_groups()) == [[3]]
@@ -169,7 +169,7 @@ def test_an_id_in_flight_keeps_its_whole_batch_out() -> None:
 def test_abandoning_hands_back_everything_in_flight() -> None:
     scheduler = scheduler_of([Plain(0, 1, 2)], [Plain(1, TOKENS, 1)])
     (group,) = scheduler.next_groups()
-    scheduler.place(group[0], Side.BACK)
+    scheduler.assign(group[0], Side.BACK)
     scheduler.cancel([1])
     assert {row.row_id for row in scheduler.abandon()} == {0, 1}
     assert (scheduler.in_flight, scheduler.waiting, scheduler.slots_used) == (0, 0, 0)
