@@ -1,6 +1,8 @@
-"""uvicorn's HTTP, with what it lacks: time and size limits for heads, and one envelope for errors of its parser.
+"""uvicorn's HTTP, with what it lacks: time and size limits for heads, one envelope for errors of its parser, and bodies
+behind an offer to upgrade.
 
     connection ─▶ head (head_timeout_s, head_bytes) ─▶ body and answer (the application's) ─▶ next head …
+                   └─ offers an upgrade, as Java's client and curl --http2 do ─▶ read again without the offer
 
 What is refused here is answered like any other error, though no application ever sees it.
 """
@@ -11,6 +13,7 @@ import asyncio
 import http
 import sys
 
+import httptools
 import structlog
 from httptools import HttpParserCallbackError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -37,6 +40,9 @@ class EnvelopeProtocol(HttpToolsProtocol):
     _head_bytes = 0
     """Of URL and header lines that are complete."""
 
+    _declines = False
+    """The head that was read offers an upgrade, of which there is none here."""
+
     _kept_bytes = 0
     """That came since the parser last handed a piece of body, or the end of a message, on."""
 
@@ -55,9 +61,34 @@ class EnvelopeProtocol(HttpToolsProtocol):
         if not self._in_body:
             self._await_head()
         self._kept_bytes += len(data)
-        super().data_received(data)
+        rest = memoryview(data)
+        while rest and not self.transport.is_closing():
+            rest = rest[self._parse(rest) :]
         if self._kept_bytes > self.limits.head_bytes and not self.transport.is_closing():
             self._refuse(self._too_large(self._kept_bytes))
+
+    def _parse(self, data: bytes | memoryview) -> int:
+        """Bytes that are done with: all, or those up to a head that offered an upgrade and is read once more."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            # The parser takes what follows for another protocol. RFC 9110, section 7.8: an offer may be ignored.
+            if self._declines:
+                self._read_head_again()
+                return int(offer.args[0])
+        except httptools.HttpParserError as error:
+            self.send_400_response(str(error))
+        return len(data)
+
+    def _read_head_again(self) -> None:
+        """Have a new parser read the head without its offer; the body comes next."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self._declines = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parse(b"\r\n".join([*lines, b"", b""]))
 
     def on_message_begin(self) -> None:
         """A head begins, maybe behind another request in the same packet."""
@@ -77,6 +108,9 @@ class EnvelopeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there; what follows is the application's to wait for."""
+        self._declines = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._declines:
+            return
         self._head_begun, self._in_body = False, True
         self._stop_waiting()
         super().on_headers_complete()
@@ -88,6 +122,8 @@ class EnvelopeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there."""
+        if self._declines:
+            return
         self._in_body, self._kept_bytes = False, 0
         super().on_message_complete()
 

@@ -19,6 +19,7 @@ IMPATIENT = {
     "limits__body_pause_s": PAUSE_S,
     "limits__body_timeout_s": 2 * PAUSE_S,
     "limits__head_timeout_s": HEAD_S,
+    "server__keep_alive_s": 5,
     "limits__concurrent_requests": 4,
     "limits__body_bytes_in_flight": 2 << 20,
 }
