@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy.commands import bench, doctor, export, quantize, repository, serve
+from deploy.commands.explanation import MISTAKES, explain
 from training import commands as training
 from training.data.commands import data_app
 from training.planning import command as planning
@@ -60,34 +61,7 @@ def main() -> None:
     """Run the command line; users' mistakes become one line on stderr and exit status 1."""
     try:
         app(prog_name="trident")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(explain(error))}", highlight=False)
+    except MISTAKES as error:
+        told = explain(error, next(iter(sys.argv[1:]), None))
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(told)}", highlight=False)
         sys.exit(1)
-
-
-def explain(error: Exception) -> str:
-    """One line that says what went wrong, and how to fix a missing extra."""
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF_MODULE:
-        extra = EXTRA_OF_MODULE[error.name]
-        return f"this command needs {error.name}, which is not installed: pip install -e '.[{extra}]'"
-    return str(error)
-
-
-EXTRA_OF_MODULE = {
-    "torch": "training",
-    "transformers": "training",
-    "onnx": "export",
-    "fastapi": "serve",
-    "httpx": "serve",
-    "uvicorn": "serve",
-    "onnxruntime": "serve",
-    "datatrove": "training",
-    "detect_secrets": "training",
-    "ftfy": "training",
-    "phonenumbers": "training",
-    "py3langid": "training",
-    "rouge_score": "training",
-    "sklearn": "training",
-    "stdnum": "training",
-    "sacrebleu": "training",
-}

@@ -15,6 +15,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
+from deploy.extras import install_command
 from deploy.server.installation import (
     PYTHONS,
     ROOT,
@@ -106,7 +107,7 @@ def check_packages() -> Check:
             name="packages",
             status=Status.FAIL,
             detail=f"missing: {', '.join(missing)}",
-            fix="pip install -e '.[serve]'",
+            fix=install_command("serve"),
         )
     return Check(name="packages", status=Status.OK, detail="all that serving needs")
 

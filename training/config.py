@@ -308,6 +308,8 @@ def load_recipe(path: Path) -> Recipe:
         raise ValueError(f"there is no recipe {path}")
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not TOML: it is no UTF-8 text") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -39,7 +39,7 @@ def trace(path: Path, duration_s: float, speedup: float) -> np.ndarray:
     """
     if speedup <= 0:
         raise ValueError(f"speedup must be positive, got {speedup}")
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.DictReader(file)
         if "TIMESTAMP" not in (rows.fieldnames or []):
             raise ValueError(f"{path} has no TIMESTAMP column; its columns are {rows.fieldnames}")

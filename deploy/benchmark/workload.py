@@ -80,7 +80,11 @@ def from_file(path: Path) -> Iterator[Query]:
     Raises ValueError naming the line that is none, before the first query is asked for.
     """
     queries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; write one JSON object a line with `path` and `body`") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

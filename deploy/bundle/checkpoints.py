@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from model.network import HybridModel
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+REFUSED = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
+"""How torch.load names a class that it does not load with weights_only=True."""
 
 WEIGHT_KEYS = ("model", "state_dict", "weights")
 """Names under which a `.pt` may hold its weights, beside its configuration under `config`."""
@@ -109,7 +113,12 @@ def _read_torch(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
         raise
     except Exception as error:
         # Junk fails wherever the unpickler stumbles, as struct.error, KeyError, IndexError …
+        # Of a refused class torch tells at length how to load it all the same.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if refused := REFUSED.search(str(error)):
+            reason = f"it holds an object of the class {refused[1]}; save a model's state_dict() in place of the model"
+        elif reason.startswith("Weights only load failed"):
+            reason = "it is no archive of torch.save"
         raise ValueError(f"{path} is not a .pt file of tensors (loaded with weights_only=True): {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary of tensors, not {type(content).__name__}")

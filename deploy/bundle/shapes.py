@@ -38,7 +38,12 @@ def config_of_shapes(weights: Mapping[str, Tensor], source: str) -> HybridConfig
     try:
         found = {field: weights[name].shape[dimension] for field, (name, dimension) in SIZES.items()}
     except (KeyError, IndexError):
-        raise ValueError(f"{source} holds no weights of this network: it lacks an embedding or a layer") from None
+        told = ", ".join(f"{name} {tuple(each.shape)}" for name, each in list(weights.items())[:3]) or "no tensors"
+        more = f" and {len(weights) - 3} more" if len(weights) > 3 else ""
+        raise ValueError(
+            f"{source} holds no weights of this network: it lacks an embedding or a layer, and has {told}{more}. Give "
+            "what `trident train` wrote, or weights under the network's own names"
+        ) from None
     found |= {field: _count(weights, prefix) for field, prefix in COUNTS.items()}
     for preset, fields in PRESETS.items():
         if all(found[field] == value for field, value in fields.items() if field in found):

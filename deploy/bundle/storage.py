@@ -127,6 +127,8 @@ def save_single(model: onnx.ModelProto, path: Path) -> list[Path]:
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """A graph with its weights. Raises ValueError where the file is missing or no ONNX graph."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give --input_model an ONNX file")
     try:
         model = onnx.load_model(str(path))
     except FileNotFoundError as error:

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.commands.explanation import MISTAKES, explain
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -35,6 +37,8 @@ def read_object(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not JSON: it is no UTF-8 text") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -47,8 +51,8 @@ def failing_plainly() -> Iterator[None]:
     """Turn users' mistakes into one line on stderr and exit status 1; for commands that also run as scripts."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        print(f"error: {explain(error, 'export')}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

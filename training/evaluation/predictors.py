@@ -68,7 +68,11 @@ class ServicePredictor:
         try:
             response = self._client.request(method, path, json=body)
         except httpx.HTTPError as error:
-            raise ValueError(f"{self._client.base_url} does not answer: {error}") from error
+            reason = str(error).partition("] ")[2] or str(error) or type(error).__name__  # without "[Errno 111] "
+            raise ValueError(
+                f"{self._client.base_url} does not answer: {reason}; start it with `make serve`, or name another with "
+                "--url"
+            ) from error
         if response.is_error:
             raise ValueError(f"{response.url} answered {response.status_code}: {response.text[:500]}")
         return response.json()

@@ -143,6 +143,8 @@ def load_settings(path: Path | None, *, workers: int | None = None, executor: st
             raise ValueError(f"there is no settings file {path}")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not TOML: it is no UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     given = {"workers": workers, "kind": executor}
