@@ -16,9 +16,9 @@ import numpy as np
 
 from deploy.triton.protocol import Source
 from service.tasks.deadlines import until
-from service.tasks.reading import TokenLimit, read
+from service.tasks.normalisation import Lines
+from service.tasks.reading import Reading, TokenLimit, read, read_freely
 from service.tasks.spans import SpanDistribution, Window, make_windows
-from service.tasks.tokens import Encoded
 from service.tasks.toolkit import RequestTime, Toolkit
 
 MAX_ANSWERS = 20
@@ -69,15 +69,15 @@ class Questions:
         head = await self._head(question, time, param)
         async with self._tools.text_room.hold(len(context.encode()), time.deadline_s):
             async with until(time.deadline_s, self._tools.clock):
-                encoded = await self._tools.codec.encode(context)
-            windows = make_windows(len(encoded.ids), self._window_tokens - len(head))
+                reading = await read_freely(context, Lines.NONE, self._tools.codec)
+            windows = make_windows(len(reading.ids), self._window_tokens - len(head))
             spans = self._distribution(windows)
-            sources = (np.concatenate([head, encoded.ids[window.start : window.end]]) for window in windows)
+            sources = (np.concatenate([head, reading.ids[window.start : window.end]]) for window in windows)
             async with aclosing(self._scores(sources, time)) as scores:
                 async for index, emissions_S3 in scores:
                     spans.add(index, emissions_S3[len(head) :])
             self._tools.metrics.prompt_tokens.inc(sum(len(head) + window.end - window.start for window in windows))
-            return best_answers(spans, encoded, context, top_k, min_score)
+            return best_answers(spans, reading, top_k, min_score)
 
     async def _head(self, question: str, time: RequestTime, param: str) -> np.ndarray:
         """What every window begins with."""
@@ -87,14 +87,14 @@ class Questions:
             limit=self._window_tokens - 2 - self._window_tokens // 4,
             fix="shorten the question",
         )
-        (encoded,) = await read([question], limit, time, self._tools)
-        return np.concatenate([[self._task_token], encoded.ids, [self._separator]])
+        (reading,) = await read([question], [Lines.NONE], limit, time, self._tools)
+        return np.concatenate([[self._task_token], reading.ids, [self._separator]])
 
-    def answer_from(self, emissions_S3: np.ndarray, encoded: Encoded, context: str) -> Answers:
+    def answer_from(self, emissions_S3: np.ndarray, context: Reading) -> Answers:
         """The best answer, from tag scores of a whole context that are there already."""
-        spans = self._distribution([Window(start=0, end=len(encoded.ids))])
+        spans = self._distribution([Window(start=0, end=len(context.ids))])
         spans.add(0, emissions_S3)
-        return best_answers(spans, encoded, context, 1, 0.0)
+        return best_answers(spans, context, 1, 0.0)
 
     def _distribution(self, windows: Sequence[Window]) -> SpanDistribution:
         return SpanDistribution(
@@ -128,18 +128,15 @@ class Questions:
             await asyncio.gather(*waiting, return_exceptions=True)
 
 
-def best_answers(spans: SpanDistribution, encoded: Encoded, context: str, top_k: int, min_score: float) -> Answers:
-    """Texts of the best spans, without white space around them; of spans with one text's place the sum counts."""
+def best_answers(spans: SpanDistribution, context: Reading, top_k: int, min_score: float) -> Answers:
+    """The best spans as places of the context as it was sent; of spans with one place the sum counts."""
     scores: dict[tuple[int, int], float] = {}
     for span in spans.best():
-        start, end = int(encoded.offsets[span.start, 0]), int(encoded.offsets[span.end - 1, 1])
-        text = context[start:end]
-        start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
-        if start < end:
-            scores[start, end] = scores.get((start, end), 0.0) + spans.probability(span)
+        if place := context.place(span.start, span.end - 1):
+            scores[place] = scores.get(place, 0.0) + spans.probability(span)
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     answers = [
-        Answer(text=context[start:end], start=start, end=end, score=score)
+        Answer(text=context.sent[start:end], start=start, end=end, score=score)
         for (start, end), score in ranked[:top_k]
         if score >= min_score
     ]

@@ -1,13 +1,17 @@
-"""A request's texts become token ids: refused before that where their bytes alone are too many, and by the deadline."""
+"""A request's texts become token ids, by its deadline: normalised, and refused first where bytes alone are too many."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from service.errors import ContextLengthExceeded
 from service.tasks.deadlines import until
-from service.tasks.tokens import Encoded
+from service.tasks.normalisation import Lines, Normalised, normalise
+from service.tasks.tokens import LONG_TEXT, Encoded, TextCodec
 from service.tasks.toolkit import RequestTime, Toolkit
 
 
@@ -33,11 +37,53 @@ class TokenLimit:
             raise ContextLengthExceeded(self.what, total, self.limit, param=self.param, fix=self.fix, at_least=at_least)
 
 
-async def read(texts: Sequence[str], limit: TokenLimit, time: RequestTime, tools: Toolkit) -> list[Encoded]:
-    """The tokens of texts that share a limit. Raises ContextLengthExceeded or DeadlineExceeded."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A text as the model reads it."""
+
+    sent: str
+    normalised: Normalised
+    encoded: Encoded
+    """Of the normalised text."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Token ids: INT64 [S]."""
+        return self.encoded.ids
+
+    def place(self, first: int, last: int) -> tuple[int, int] | None:
+        """The stretch of the text as sent that tokens `first` to `last` were made from, in code points.
+
+        Without white space around it; None where there is nothing else.
+        """
+        start, end = int(self.encoded.offsets[first, 0]), int(self.encoded.offsets[last, 1])
+        text = self.normalised.text[start:end]
+        start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+        return self.normalised.place(start, end) if start < end else None
+
+
+async def read(
+    texts: Sequence[str], lines: Sequence[Lines], limit: TokenLimit, time: RequestTime, tools: Toolkit
+) -> list[Reading]:
+    """Texts that share a limit, as the model reads them. Raises ContextLengthExceeded or DeadlineExceeded."""
     codec = tools.codec
-    limit.check(sum(map(codec.fewest_tokens, texts)), at_least=True)
     async with until(time.deadline_s, tools.clock):
-        found = [await codec.encode(text) for text in texts]
+        normalised = [await _normalised(text, kept) for text, kept in zip(texts, lines, strict=True)]
+        limit.check(sum(codec.fewest_tokens(each.text) for each in normalised), at_least=True)
+        found = [
+            Reading(text, each, await codec.encode(each.text)) for text, each in zip(texts, normalised, strict=True)
+        ]
     limit.check(sum(len(each.ids) for each in found))
     return found
+
+
+async def read_freely(text: str, lines: Lines, codec: TextCodec) -> Reading:
+    """A text of any length, as the model reads it."""
+    normalised = await _normalised(text, lines)
+    return Reading(text, normalised, await codec.encode(normalised.text))
+
+
+async def _normalised(text: str, lines: Lines) -> Normalised:
+    if len(text) < LONG_TEXT:
+        return normalise(text, lines)
+    return await asyncio.to_thread(normalise, text, lines)

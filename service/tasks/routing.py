@@ -18,9 +18,9 @@ from deploy.triton.protocol import RowUpdate, Sampling, Source, Task
 from service.batching.rows import RowTicket
 from service.errors import InvalidInput
 from service.tasks.answers import Ending, TextAnswer
+from service.tasks.normalisation import Lines
 from service.tasks.questions import Answers, Questions
-from service.tasks.reading import TokenLimit, read
-from service.tasks.tokens import Encoded
+from service.tasks.reading import Reading, TokenLimit, read
 from service.tasks.toolkit import RequestTime, Toolkit
 from service.tasks.writing import (
     DEFAULT_NEW_TOKENS,
@@ -100,9 +100,9 @@ class Routing:
             own_tokens=1 if context is None else 2,
             fix="shorten it, or name the task: qa reads contexts of any length",
         )
-        asked, encoded = await read([text, context or ""], limit, time, self._tools)
+        asked, about = await read([text, context or ""], [Lines.DOUBLE, Lines.NONE], limit, time, self._tools)
         head = [[self._begin], asked.ids] if context is None else [[self._begin], asked.ids, [self._separator]]
-        source = Source(np.concatenate([*head, encoded.ids]))
+        source = Source(np.concatenate([*head, about.ids]))
         ticket = self._tools.rows.submit(Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s)
         update = await _only_update(ticket)
         assert update.route is not None, "an AUTO row is routed"
@@ -114,19 +114,15 @@ class Routing:
         if context is None:
             task = max(self._writing, key=lambda each: route[each])
             return Routed(task=task, route=route, result=await self._run(task, text, None, time))
-        return Routed(
-            task=Task.QA, route=route, result=await self._answer(update, source.cost, text, encoded, context, time)
-        )
+        return Routed(task=Task.QA, route=route, result=await self._answer(update, source.cost, text, about, time))
 
-    async def _answer(
-        self, update: RowUpdate, tokens: int, text: str, encoded: Encoded, context: str, time: RequestTime
-    ) -> Answers:
+    async def _answer(self, update: RowUpdate, tokens: int, text: str, context: Reading, time: RequestTime) -> Answers:
         """From the pass that routed, if the model reads questions of that length; else window by window."""
         if tokens > self._tools.limits.qa_window_tokens:
-            return await self._questions.answer(text, context, time, param="input")
+            return await self._questions.answer(text, context.sent, time, param="input")
         assert update.emissions is not None, "a row of the task qa carries tag scores"
         self._tools.metrics.prompt_tokens.inc(tokens)
-        return self._questions.answer_from(update.emissions[tokens - len(encoded.ids) :], encoded, context)
+        return self._questions.answer_from(update.emissions[tokens - len(context.ids) :], context)
 
 
 async def _only_update(ticket: RowTicket) -> RowUpdate:

@@ -10,6 +10,7 @@ import numpy as np
 from deploy.triton.protocol import Sampling, Source, Task
 from service.errors import InvalidInput
 from service.tasks.answers import TextAnswer
+from service.tasks.normalisation import Lines
 from service.tasks.reading import TokenLimit, read
 from service.tasks.toolkit import RequestTime, Toolkit, check_at_most
 
@@ -92,7 +93,8 @@ class Writing:
             own_tokens=1,
         )
         if isinstance(text, str):
-            (encoded,) = await read([text], limit, time, self._tools)
-            return encoded.ids
+            lines = Lines.SINGLE if self.task is Task.SUMMARY else Lines.DOUBLE
+            (reading,) = await read([text], [lines], limit, time, self._tools)
+            return reading.ids
         limit.check(len(text))
         return np.array(text, np.int64)

@@ -1,0 +1,191 @@
+"""Normalised texts: nothing a reader sees is lost, and every character knows the one it was made from."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+import tracemalloc
+import unicodedata
+
+import pytest
+import regex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from service.tasks.normalisation import Lines, Normalised, normalise
+from tests.service.tasks.corruptions import CORRUPTIONS, INVISIBLE
+
+PLAIN = (
+    'The first bridge, built in 1871 for "Elias Berg & Sons" (of the old café), is 40 m long; it was burnt in 1902, '
+    "and nobody in the village knew who had flung the fiery staff. Its successor, the official one, stands still."
+)
+AWKWARD = (
+    " \t\r\n\x0b\x0c\x85\u2028\u2029\xa0\u3000\x00\u200b\u200c\u200d\ufeff\xad\ufe0f"
+    "ab.，！Ａｂﬁﬃe\u212b\u0301\u0323👩👧क्षم光\u1100\u1161\u11a8𝐀Å"
+)
+SOME_WHITE = st.sampled_from([" ", "\t", " \r\n", "\u3000\u200b ", "\n\n"])
+TEXTS = st.one_of(st.text(), st.text(alphabet=AWKWARD), st.text(alphabet="ab \n\r\t\u200b", max_size=200))
+SPOILT = [kind for kind in CORRUPTIONS if kind != "capitals"]
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_text_is_read_as_the_text_that_it_was(kind: str) -> None:
+    spoilt = CORRUPTIONS[kind](PLAIN, random.Random(3))
+    assert spoilt != PLAIN
+    assert normalise(spoilt).text == PLAIN
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_word_is_found_where_it_was_sent(kind: str) -> None:
+    spoilt = CORRUPTIONS[kind](PLAIN, random.Random(5))
+    normalised = normalise(spoilt)
+    for word in re.finditer(r"\w+", PLAIN):
+        start, end = normalised.place(*word.span())
+        # Marks that a reader takes for a part of the letter before them are the graphemes' affair.
+        end += len(regex.match(r"\p{M}*", spoilt[end:]).group())
+        assert normalise(spoilt[start:end]).text == word.group()
+        # The word, and nothing of its neighbours.
+        assert not spoilt[start].isspace()
+        assert not spoilt[end - 1].isspace()
+
+
+@given(TEXTS, st.sampled_from(Lines))
+@example("\r\u200b\n", Lines.DOUBLE)
+@example("e\u200b\u0301", Lines.NONE)
+@example("\u0958\u0301", Lines.NONE)
+@example("Ａ\u200b，", Lines.NONE)
+@example("👩\u200d\u200d👧", Lines.NONE)
+@example("a" * 61 + "\x00b" * 3, Lines.NONE)
+def test_normalising_twice_changes_nothing(text: str, lines: Lines) -> None:
+    once = normalise(text, lines).text
+    assert normalise(once, lines).text == once
+
+
+@given(TEXTS, st.sampled_from(Lines))
+def test_every_character_was_made_from_its_origin(text: str, lines: Lines) -> None:
+    normalised = normalise(text, lines)
+    origins = [normalised.origin(at) for at in range(len(normalised.text))]
+    assert origins == sorted(origins)
+    for character, origin in zip(normalised.text, origins, strict=True):
+        assert 0 <= origin < len(text)
+        sent = text[origin]
+        if character in " \n":
+            assert sent.isspace() or sent in INVISIBLE
+        else:
+            # Letters with their marks apart: the letter begins the character that both became.
+            forms = (sent, sent.lower(), unicodedata.normalize("NFKC", sent), unicodedata.normalize("NFD", character))
+            assert any(character in form or form.startswith(sent) for form in forms) or is_mark(character)
+    between = set(range(len(text))) - set(origins)
+    assert all(text[at].isspace() or is_invisible(text[at]) or is_mark(text[at]) for at in between)
+
+
+@given(TEXTS)
+def test_a_place_holds_what_is_read_there(text: str) -> None:
+    normalised = normalise(text)
+    if context_decides(text):
+        return
+    words = [match.span() for match in re.finditer(r"\S+", normalised.text)]
+    for start, end in words:
+        first, last = normalised.place(start, end)
+        assert 0 <= first < last <= len(text)
+        assert normalise(text[first:last]).text == normalised.text[start:end]
+
+
+@given(st.text(alphabet="abc .,'光", max_size=50), st.data())
+def test_insertions_move_places_and_nothing_else(text: str, data: st.DataObject) -> None:
+    """The text is known before it is spoilt, so the places are, too."""
+    plain = " ".join(text.split())
+    spoilt, places = "", []
+    for character in plain:
+        spoilt += data.draw(st.text(alphabet=INVISIBLE, max_size=2))
+        places.append(len(spoilt))
+        spoilt += data.draw(SOME_WHITE) if character == " " else character
+    normalised = normalise(spoilt)
+    assert normalised.text == plain
+    assert [normalised.origin(at) for at in range(len(plain))] == places
+
+
+@pytest.mark.parametrize(
+    ("text", "none", "single", "double"),
+    [
+        ("a\r\nb", "a b", "a\nb", "a\nb"),
+        ("a \r\n \r\n b", "a b", "a\nb", "a\n\nb"),
+        ("a\n\n\n\n\nb", "a b", "a\nb", "a\n\nb"),
+        ("a\rb\u2028c\u2029d\x85e", "a b c d e", "a\nb\nc\nd\ne", "a\nb\nc\nd\ne"),
+        ("\n\n a\tb \n", "a b", "a b", "a b"),
+        ("a\x0cb\x0bc", "a b c", "a b c", "a b c"),
+    ],
+)
+def test_lines_are_kept_where_they_mean_something(text: str, none: str, single: str, double: str) -> None:
+    assert [normalise(text, lines).text for lines in Lines] == [none, single, double]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "天文学家（约翰）说：“用光年！”，共２".replace("２", "2"),
+        "👩\u200d👩\u200d👧 and ❤\ufe0f\u200d🔥",
+        "क्\u200dष",
+        "می\u200cخواهم",
+        "½ x² … Ⅱ ℓ ①",
+        "naïve Ångström 각",
+        "",
+    ],
+)
+def test_what_the_model_knows_or_needs_stays(text: str) -> None:
+    assert normalise(text, Lines.DOUBLE).text == text
+
+
+def test_a_soft_hyphen_in_a_long_word_parts_nothing() -> None:
+    assert normalise("Donau\xaddampf\xadschiff").text == "Donaudampfschiff"
+    assert normalise("www." + "a" * 100 + "\u200b.org").text == "www." + "a" * 100 + ".org"
+
+
+def test_a_text_in_capitals_is_read_in_small_letters() -> None:
+    normalised = normalise("THE McDONALD BRIDGE IN ZÜRICH\tWAS BUILT IN ΑΘΉΝΑ, İSTANBUL AND ＲＯＭＥ.")
+    assert normalised.text == "the mcdonald bridge in zürich was built in αθήνα, İstanbul and rome."
+    assert normalised.place(4, 12) == (4, 12)
+
+
+@pytest.mark.parametrize(
+    "text", ["NASA and ESA", "UNESCO HERITAGE", "A Title In Which Each Word Has One", "光速" * 30]
+)
+def test_names_and_titles_keep_their_capitals(text: str) -> None:
+    assert normalise(text).text is text
+
+
+def test_a_text_with_nothing_to_change_is_not_copied() -> None:
+    assert normalise(PLAIN).text is PLAIN
+
+
+@pytest.mark.parametrize("kind", ["double spaces", "soft hyphens in words", "marks apart", "white space of all kinds"])
+def test_memory_is_bound_by_the_texts_bytes(kind: str) -> None:
+    text = CORRUPTIONS[kind]("Ein Müller läuft über die Brücke. " * 8_000, random.Random(1))
+    tracemalloc.start()
+    normalised = normalise(text)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(normalised, Normalised)
+    assert held <= 5 * len(text.encode())
+    assert peak <= 24 * len(text.encode())
+
+
+def test_long_runs_of_marks_take_no_quadratic_time() -> None:
+    text = "a" + "\u0301\u0323" * 200_000
+    begun = time.perf_counter()
+    assert normalise(text).text == text
+    assert time.perf_counter() - begun < 5
+
+
+def is_mark(character: str) -> bool:
+    return regex.fullmatch(r"[\p{M}\u1160-\u11ff]", character) is not None
+
+
+def is_invisible(character: str) -> bool:
+    return regex.fullmatch(r"[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]|[\u2800]", character) is not None
+
+
+def context_decides(sent: str) -> bool:
+    """Whether the text around a stretch may change how that is read: joiners, full-width signs, absent spaces."""
+    return regex.search(r"[\u200c\u200d\ufe0e\ufe0f\uff01-\uff5e\p{M}]|.{20}", sent, flags=regex.DOTALL) is not None
