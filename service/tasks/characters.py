@@ -120,5 +120,5 @@ IS_JOINED = _flags(r"[\u0600-\u109f\u1780-\u18af]")
 IS_SEPARATOR = _flags(r"[\p{Cc}\u200b]")
 """Unseen, and yet what may stand between words."""
 
-IS_SPACED = _flags(r"[\p{P}\p{N}\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}--[\u2e80-\uffff]]")
-"""Scripts that put spaces between words, their punctuation and numbers."""
+IS_SPACED = _flags(r"[\p{P}\p{S}\p{N}\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}--[\u2e80-\uffff]]")
+"""Scripts that put spaces between words, their punctuation, signs and numbers."""

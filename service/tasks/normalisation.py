@@ -83,7 +83,7 @@ class Normalised:
 
 
 def normalise(text: str, lines: Lines = Lines.NONE) -> Normalised:
-    """The text to read. A megabyte takes about 3 ms where nothing changes, and ten times that where every word does."""
+    """The text to read. A megabyte takes 6 ms where nothing changes, 37 with spaces doubled, 83 with marks apart."""
     codes = _codes(text)
     kinds = KINDS[codes]
     if _is_normal(kinds) and not _in_capitals(codes):

@@ -10,6 +10,7 @@ import numpy as np
 
 from service.errors import ContextLengthExceeded
 from service.tasks.deadlines import until
+from service.tasks.graphemes import widen
 from service.tasks.normalisation import Lines, Normalised, normalise
 from service.tasks.tokens import LONG_TEXT, Encoded, TextCodec
 from service.tasks.toolkit import RequestTime, Toolkit
@@ -54,12 +55,12 @@ class Reading:
     def place(self, first: int, last: int) -> tuple[int, int] | None:
         """The stretch of the text as sent that tokens `first` to `last` were made from, in code points.
 
-        Without white space around it; None where there is nothing else.
+        Without white space around it, and with no grapheme cut; None where there is nothing but white space.
         """
         start, end = int(self.encoded.offsets[first, 0]), int(self.encoded.offsets[last, 1])
         text = self.normalised.text[start:end]
         start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
-        return self.normalised.place(start, end) if start < end else None
+        return widen(self.sent, *self.normalised.place(start, end)) if start < end else None
 
 
 async def read(

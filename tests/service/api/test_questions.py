@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+import regex
 
 from tests.service.api.running_gateway import check_error
 from tests.service.api.test_writing import TEXT, post
@@ -25,6 +26,16 @@ def test_answers_are_spans_of_the_context_best_first(client: httpx.Client, repea
     scores = [answer["score"] for answer in found["answers"]]
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) + found["no_answer_score"] <= 1 + 1e-6
+
+
+def test_no_answer_cuts_what_a_reader_takes_for_one_character(client: httpx.Client) -> None:
+    context = "Ana 👩‍👩‍👧 and e\u0301ve\u0301 🇫🇷🇩🇪 met 👍🏽 ᄀ\u1161\u11a8 क्षमा ❤️‍🔥 1️⃣."
+    borders = {0, *(cluster.end() for cluster in regex.finditer(r"\X", context))}
+    answers = post(client, "/v1/qa", question="Who met?", context=context, top_k=20)["answers"]
+    assert len({(answer["start"], answer["end"]) for answer in answers}) == len(answers) > 5
+    for answer in answers:
+        assert {answer["start"], answer["end"]} <= borders
+        assert context[answer["start"] : answer["end"]] == answer["text"]
 
 
 def test_one_answer_is_the_default_and_weak_ones_can_be_left_out(client: httpx.Client) -> None:

@@ -14,8 +14,8 @@ from tests.service.tasks.corruptions import CORRUPTIONS
 
 CONTEXT = "The first bridge 🌉 was built in 1871, near the old mill. The café behind it still stands (in 2021)."
 QUESTION = "When was the first bridge built, and who knows the official staff?"
-DIVIDED = {"ligatures", "marks apart", "everything at once", "capitals"}
-"""Kinds in which a letter of the plain text is half of a character, or half of a letter is one."""
+DIVIDED = {"ligatures", "everything at once", "capitals"}
+"""Kinds in which a letter of the plain text is half of a character."""
 
 
 @pytest.mark.parametrize("kind", sorted(CORRUPTIONS.keys() - DIVIDED))

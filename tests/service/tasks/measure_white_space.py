@@ -21,7 +21,7 @@ from deploy.triton.protocol import Source
 from service.gateway import build_gateway
 from service.settings import Settings
 from service.tasks.normalisation import normalise
-from service.tasks.questions import Questions
+from service.tasks.questions import Answer, Questions
 from service.tasks.toolkit import RequestTime, Toolkit
 from tests.service.tasks.corruptions import CORRUPTIONS, Corruption
 from training.data.readers import Question, read_questions
@@ -59,8 +59,15 @@ def same(text: str, _: random.Random) -> str:
     return text
 
 
+def seen(context: str, answer: Answer) -> str:
+    """What a reader of the context sees in the answer's place."""
+    whole = normalise(context)
+    inside = (at for at in range(len(whole.text)) if answer.start <= whole.origin(at) < answer.end)
+    return "".join(whole.text[at] for at in inside)
+
+
 async def score(tools: Toolkit, asked: list[Question], corrupt: Corruption) -> float:
-    """F1 in percent. What the answer's place holds is compared as a reader sees it, without invisible characters."""
+    """F1 in percent."""
     questions, total = Questions(tools), 0.0
     for each in asked:
         chance = random.Random(each.identifier)
@@ -69,7 +76,7 @@ async def score(tools: Toolkit, asked: list[Question], corrupt: Corruption) -> f
         time = RequestTime(arrived_s=now_s, deadline_s=now_s + TIMEOUT_S)
         (answer,) = (await questions.answer(question, context, time, param="question")).answers
         assert context[answer.start : answer.end] == answer.text
-        total += f1(normalise(answer.text).text, [reference.text for reference in each.answers])
+        total += f1(seen(context, answer), [reference.text for reference in each.answers])
     return 100 * total / len(asked)
 
 

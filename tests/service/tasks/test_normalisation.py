@@ -17,7 +17,7 @@ from service.tasks.normalisation import Lines, Normalised, normalise
 from tests.service.tasks.corruptions import CORRUPTIONS, INVISIBLE
 
 PLAIN = (
-    'The first bridge, built in 1871 for "Elias Berg & Sons" (of the old café), is 40 m long; it was burnt in 1902, '
+    'The first bridge, built in 1871 for "Elias Berg & Sons" (an old café), cost $40 (or €36); it was burnt in 1902, '
     "and nobody in the village knew who had flung the fiery staff. Its successor, the official one, stands still."
 )
 AWKWARD = (
@@ -148,9 +148,7 @@ def test_a_text_in_capitals_is_read_in_small_letters() -> None:
     assert normalised.place(4, 12) == (4, 12)
 
 
-@pytest.mark.parametrize(
-    "text", ["NASA and ESA", "UNESCO HERITAGE", "A Title In Which Each Word Has One", "光速" * 30]
-)
+@pytest.mark.parametrize("text", ["NASA and ESA", "UNESCO HERITAGE", "A Title In Which Each Word Has One", "光速" * 30])
 def test_names_and_titles_keep_their_capitals(text: str) -> None:
     assert normalise(text).text is text
 
