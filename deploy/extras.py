@@ -26,6 +26,7 @@ BROUGHT_BY = {
     "psutil": ("serve", "training"),
     "py3langid": ("training",),
     "pynvml": ("gpu",),
+    "regex": ("serve",),
     "rouge_score": ("training",),
     "sacrebleu": ("training",),
     "safetensors": ("export", "training"),
