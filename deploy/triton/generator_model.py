@@ -88,7 +88,7 @@ class ResponseStream:
         self.row_ids = row_ids
         self._sender, self._engine = sender, engine
         self._unfinished = len(row_ids)
-        self._is_doubtful = False
+        self._is_doubtful = self._is_broken = False
 
     @property
     def is_done(self) -> bool:
@@ -96,10 +96,17 @@ class ResponseStream:
         return self._unfinished == 0
 
     def __call__(self, news: BatchNews) -> None:
-        """Send one response."""
+        """Send one response; where it cannot be sent, the request ends with an error, or its news would be missed."""
+        if self._is_broken:
+            return
         self._unfinished -= sum(update.finish_reason is not FinishReason.RUNNING for update in news.updates)
         stats: EngineStats = self._engine.stats
-        _send(self._sender, encode_news(news, stats), final=self.is_done)
+        try:
+            _send(self._sender, encode_news(news, stats), final=self.is_done)
+        except Exception as error:
+            self._is_broken, self._unfinished = True, 0
+            _send_error(self._sender, f"an answer could not be sent: {error!r}")
+            raise
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone. Where Triton cannot say, it counts as still there, and is asked again."""

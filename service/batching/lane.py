@@ -85,12 +85,14 @@ class Lane(ABC, Generic[AnyTicket]):
         self.batcher.submit(ticket.pending, bounded=bounded)
 
     def _send(self, batch: RunningBatch[AnyTicket]) -> None:
-        self._following[batch] = self._start(self._follow(batch))
+        task = self._following[batch] = self._start(self._follow(batch))
+        # A task that is cancelled before its first step runs nothing of its own, not even what stands under `finally`.
+        task.add_done_callback(lambda _: self._end(batch, self._broke_off()))
 
     async def _follow(self, batch: RunningBatch[AnyTicket]) -> None:
         """A batch, from its request to the end of its last ticket."""
         tickets = [pending.payload for pending in batch.requests]
-        failure: ServiceError = Unavailable(f"{self.peer}'s answer broke off: try again")
+        failure: ServiceError = self._broke_off()
         try:
             await self._run(batch, tickets)
         except ServiceError as error:
@@ -102,10 +104,18 @@ class Lane(ABC, Generic[AnyTicket]):
             batch.place.doubt(InferenceFailed(f"{self.peer}'s answer cannot be read: {error!r}"))
             log.exception("batch failed", place=batch.place.name, rows=len(tickets))
         finally:
-            del self._following[batch]
-            for ticket in tickets:
-                self.batcher.settle(ticket.pending)
-                ticket.fail(failure)
+            self._end(batch, failure)
+
+    def _end(self, batch: RunningBatch[AnyTicket], failure: ServiceError) -> None:
+        """Whatever has become of a batch, nothing of it is left; may be called again."""
+        if self._following.pop(batch, None) is None:
+            return
+        for pending in batch.requests:
+            self.batcher.settle(pending)
+            pending.payload.fail(failure)
+
+    def _broke_off(self) -> Unavailable:
+        return Unavailable(f"{self.peer}'s answer broke off: try again")
 
     def _on_change(self) -> None:
         """A place came or went."""

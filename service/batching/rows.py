@@ -118,6 +118,8 @@ class RowLane(Lane[RowTicket]):
                     self.batcher.settle(ticket.pending)
                     if never_begun(update):
                         self.batcher.begin(batch, 1)
+                if update.finish_reason is FinishReason.ERROR:
+                    place.doubt(InferenceFailed("the engine failed on a row"))
                 ticket.deliver(update)
 
     async def _cancel_leaving(self, place: Place) -> None:

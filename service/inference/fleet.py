@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.errors import Unavailable
 from service.inference.place import Place, Standing
@@ -46,8 +46,9 @@ class Fleet:
 
     @property
     def capacity(self) -> EngineCapacity | None:
-        """What every usable place takes; None while none is known."""
-        known = [place.server.engine for place in self.places if place.usable and place.server is not None]
+        """What every usable place takes, or took when one was last usable; None before the first was."""
+        seen = [place for place in self.places if place.server is not None]
+        known = [place.server.engine for place in [each for each in seen if each.usable] or seen if place.server]
         if not known:
             return None
         return EngineCapacity(
@@ -67,17 +68,17 @@ class Fleet:
 
         Raises BundleError where the models are loaded here and the bundle is damaged.
         """
-        for place in self.places:
-            await place.start()
-        watchers = [asyncio.create_task(place.watch()) for place in self.places]
-        try:
-            yield
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
+        async with AsyncExitStack() as started:
             for place in self.places:
-                await place.client.close()
+                await place.start()
+                started.push_async_callback(place.client.close)
+            watchers = [asyncio.create_task(place.watch()) for place in self.places]
+            try:
+                yield
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+                await asyncio.gather(*watchers, return_exceptions=True)
 
     def _tell(self) -> None:
         for listener in self._listeners:

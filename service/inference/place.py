@@ -114,7 +114,8 @@ class Place:
     async def check(self) -> None:
         """Prove that it answers, with the right bundle. Never raises: `reason` says what went wrong."""
         self._doubted.clear()
-        proven = self.standing is Standing.READY
+        before = self.standing
+        proven = before is Standing.READY
         try:
             async with asyncio.timeout(self._timeout_s if proven else CANARY_TIMEOUT_S):
                 server = await self.client.server()
@@ -123,10 +124,13 @@ class Place:
                     await ask_every_task(self.client, self._special)
                 self.stats, self.server = await self.client.stats(), server
         except ServiceError as error:
-            self._stand(Standing.DOWN, error.message)
+            # A connection that is lost during a check may be there again at the next.
+            lost = proven and self.standing is Standing.UNPROVEN
+            self._stand(Standing.UNPROVEN if lost else Standing.DOWN, error.message)
         except TimeoutError:
-            # A place that was ready may only be slow: what waits for it goes on waiting until a canary has told.
-            self._stand(Standing.UNPROVEN if proven else Standing.DOWN, f"{self.name} did not answer in time")
+            # A place that was sent requests may only be busy with them: they wait until a canary has told.
+            busy = before in (Standing.READY, Standing.SUSPECT)
+            self._stand(Standing.UNPROVEN if busy else Standing.DOWN, f"{self.name} did not answer in time")
         except Exception as error:
             # Whatever else: a watcher that ends in silence would leave its last word standing.
             log.exception("a readiness check failed", place=self.name)

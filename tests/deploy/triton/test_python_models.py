@@ -170,6 +170,25 @@ def test_a_client_that_goes_away_frees_its_rows(generator, stream: bool) -> None
     assert reasons == {0: FinishReason.CANCELLED, 1: FinishReason.CANCELLED}
 
 
+def test_an_answer_that_cannot_be_sent_ends_its_request_in_words_and_no_other(generator) -> None:
+    request = Request(batch_of(make_rows(2, stream=True, max_new_tokens=500, min_new_tokens=500)))
+    send, failures = request.sender.send, iter([MemoryError("no shared memory is left")])
+
+    def fails_once(response: InferenceResponse, flags: int) -> None:
+        for failure in failures:
+            raise failure
+        send(response, flags)
+
+    request.sender.send = fails_once
+    generator.execute([request])
+    other = ask(generator, batch_of(make_rows(1, first=8, max_new_tokens=3)))
+    (response,) = request.sender.receive_all()
+    assert "an answer could not be sent: MemoryError('no shared memory is left')" in str(response.error)
+    assert updates_of(other.receive_all())[-1].row_id == 8
+    stats = decode_news(ask(generator, encode_stats_query()).receive_all()[0].tensors)[1]
+    assert stats.waiting_rows == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -140,6 +140,15 @@ async def test_a_batch_that_nobody_waits_for_any_more_is_given_up(scene: Scene) 
     assert outputs.cancelled()
 
 
+async def test_a_batch_that_is_given_up_before_it_has_begun_leaves_nothing_behind(scene: Scene) -> None:
+    leaving = scene.submit()
+    # Its window still waits when it is sent; that nobody waits for it is heard before the batch takes its first step.
+    leaving.cancel()
+    scene.clock.turn()
+    await until(scene.is_idle, "room for others")
+    assert not scene.lane._following
+
+
 async def test_a_deadline_ends_a_window_that_waits(scene: Scene) -> None:
     for _ in range(SLOTS):
         scene.submit()

@@ -34,6 +34,7 @@ class Models:
         self.ending = FinishReason.LENGTH
         self.score = 1.0
         self.canaries = 0
+        self.cancelled: list[int] = []
         self.hold = asyncio.Event()
         """Canaries wait for it."""
         self.hold.set()
@@ -63,7 +64,8 @@ class Models:
         yield BatchNews(updates=[]), STATS
         yield BatchNews(updates=[update]), STATS
 
-    async def cancel(self, row_ids: Iterable[int]) -> None: ...
+    async def cancel(self, row_ids: Iterable[int]) -> None:
+        self.cancelled.extend(row_ids)
 
     async def stats(self) -> EngineStats:
         return STATS
@@ -136,6 +138,33 @@ async def test_a_ready_place_that_is_slow_is_asked_again_before_it_is_given_up(
     monkeypatch.setattr("service.inference.place.CANARY_TIMEOUT_S", 0.01)
     await place.check()
     assert place.standing is Standing.DOWN
+
+
+async def test_a_suspect_that_is_too_busy_for_its_canaries_keeps_what_waits_for_it(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("the place", models, BUNDLE, SPECIAL, timeout_s=5.0)
+    await place.check()
+    place.doubt(InferenceFailed("one bad batch"))
+    monkeypatch.setattr("service.inference.place.CANARY_TIMEOUT_S", 0.01)
+    models.hold.clear()
+    await place.check()
+    assert place.standing is Standing.UNPROVEN
+    assert len(models.cancelled) == 1, "nobody waits for that canary any more"
+    await place.check()
+    assert place.standing is Standing.DOWN
+
+
+async def test_a_connection_that_is_lost_during_a_check_keeps_what_waits_for_it(models: Models, place: Place) -> None:
+    await place.check()
+
+    async def lost() -> EngineStats:
+        place.doubt(Unavailable("the stream broke"))
+        raise Unavailable("the stream broke")
+
+    models.stats = lost  # type: ignore[method-assign]
+    await place.check()
+    assert place.standing is Standing.UNPROVEN
 
 
 async def test_after_a_lost_connection_nobody_knows_who_answers(models: Models, place: Place) -> None:
@@ -227,3 +256,4 @@ async def test_a_fleet_takes_what_all_of_its_usable_places_take() -> None:
     assert (fleet.ready, fleet.hopeless) == (False, True)
     assert "theirs" in fleet.unavailable().message
     assert "gone" in fleet.unavailable().message
+    assert fleet.capacity is not None, "what was last known bounds what may wait"
