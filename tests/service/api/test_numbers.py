@@ -72,7 +72,7 @@ def test_tokens_and_times_are_counted(gateway: RunningGateway, client: httpx.Cli
         ("/v1/infer", {"input": "a", "context": "b", "task": "qa"}, "qa", "200"),
         ("/v1/infer", {}, "infer", "422"),
         ("/v1/completions", {"model": "gpt-17", "prompt": "a"}, "generation", "404"),
-        ("/v1/chat/completions", {"model": "trident"}, "generation", "422"),
+        ("/v1/chat/completions", {"model": "trident"}, "generation", "400"),
     ],
 )
 def test_requests_are_counted_by_task_and_code(
