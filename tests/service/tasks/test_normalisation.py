@@ -185,5 +185,6 @@ def is_invisible(character: str) -> bool:
 
 
 def context_decides(sent: str) -> bool:
-    """Whether the text around a stretch may change how that is read: joiners, marks, full-width signs, absent spaces."""
-    return regex.search(r"[\u200c\u200d\ufe0e\ufe0f\uff01-\uff5e\p{M}\u1160-\u11ff]|.{20}", sent, flags=regex.DOTALL) is not None
+    """Whether the text around a stretch may change how that is read: joiners, marks, wide signs, absent spaces."""
+    decisive = r"[\u200c\u200d\ufe0e\ufe0f\uff01-\uff5e\p{M}\u1160-\u11ff]|.{20}"
+    return regex.search(decisive, sent, flags=regex.DOTALL) is not None
