@@ -26,15 +26,17 @@ log = structlog.get_logger(__name__)
 class Ticket(ABC):
     """One request of a lane between its submission and its end."""
 
-    def __init__(self, source: Source, group: Hashable, deadline_s: float, *, slots: int = 1) -> None:
+    def __init__(self, source: Source, group: Hashable, deadline_s: float, *, slots: int = 1, part: int = 0) -> None:
         self.source = source
         self.pending: Pending[Any] = Pending(
             payload=self,
             tokens=source.cost,
             group=group,
             slots=slots,
+            part=part,
             deadline_s=deadline_s,
             on_deadline=self._expire,
+            on_refused=self.fail,
         )
 
     @abstractmethod

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.batching.clock import Timer
+from service.batching.lines import Lines
+from service.batching.tiers import Tier
+from service.errors import ServiceError
 from service.inference.place import Place
 
 Payload = TypeVar("Payload")
@@ -39,8 +42,18 @@ class Pending(Generic[Payload]):
     on_deadline: Callable[[], None]
     """Called at the deadline, waiting or running, unless it has been settled before."""
 
+    on_refused: Callable[[ServiceError], None]
+    """Called where a policy gives it up while it waits."""
+
     slots: int = 1
     """Of the model's capacity, while it runs."""
+
+    tier: Tier = Tier.DEFAULT
+    part: int = 0
+    """How many parts of the same client's request come before it."""
+
+    due_s: float = 0.0
+    """When its turn is, among requests of its length; set when it is queued."""
 
     arrived_s: float = 0.0
     sent_s: float = 0.0
@@ -87,6 +100,9 @@ class RequestQueue(Generic[Payload]):
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.tokens = 0
+        self.lines = Lines()
+        """The same requests, by group and length."""
+
         self._requests: dict[Pending[Payload], None] = {}
 
     def __len__(self) -> int:
@@ -100,9 +116,11 @@ class RequestQueue(Generic[Payload]):
         if bounded and self._requests and self.tokens + request.tokens > self.max_tokens:
             raise QueueFull
         self._requests[request] = None
+        self.lines.add(request)
         self.tokens += request.tokens
 
     def remove(self, request: Pending[Payload]) -> None:
         """Take a request out. Raises KeyError where it is not in the queue."""
         del self._requests[request]
+        self.lines.remove(request)
         self.tokens -= request.tokens

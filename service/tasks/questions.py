@@ -114,9 +114,7 @@ class Questions:
                     yield done, await waiting[0]
                     waiting.popleft()
                     done += 1
-                waiting.append(
-                    self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, bounded=index == 0)
-                )
+                waiting.append(self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, part=index))
             while waiting:
                 yield done, await waiting[0]
                 waiting.popleft()

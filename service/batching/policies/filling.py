@@ -58,11 +58,18 @@ def _fill(line: list[Pending[Any]], view: View) -> Candidate:
         longest = max(longest, request.tokens)
         free -= request.slots
         rows = len(taken) + 1
-        if taken and (rows > view.limits.rows or rows * longest > view.limits.tokens or free < 0):
+        if taken and (free < 0 or _too_large(rows, longest, view)):
             return Candidate(requests=tuple(taken), full=True, fits=True)
         if free < 0 and not view.idle:
             return Candidate(requests=(request,), full=True, fits=False)
         taken.append(request)
     rows = len(taken)
-    full = rows == view.limits.rows or (rows + 1) * longest > view.limits.tokens or free <= 0
-    return Candidate(requests=tuple(taken), full=full, fits=True)
+    return Candidate(requests=tuple(taken), full=free <= 0 or _too_large(rows + 1, longest, view), fits=True)
+
+
+def _too_large(rows: int, longest: int, view: View) -> bool:
+    """Whether so many requests are more than one batch may hold."""
+    limits = view.limits
+    if rows > limits.rows or rows * longest > limits.tokens:
+        return True
+    return limits.seconds < math.inf and view.latency.predict_s(rows, longest) > limits.seconds
