@@ -162,7 +162,7 @@ class Batcher(Generic[Payload]):
         oldest_s = min(request.arrived_s for request in requests)
         self._drain.depart(sum(request.tokens for request in requests), oldest_s, now_s)
         for request in requests:
-            self.queue.remove(request)
+            self.queue.take(request)
             request.state = State.RUNNING
         self._send(load.begin(requests, now_s))
 

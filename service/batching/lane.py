@@ -26,12 +26,16 @@ log = structlog.get_logger(__name__)
 class Ticket(ABC):
     """One request of a lane between its submission and its end."""
 
-    def __init__(self, source: Source, group: Hashable, deadline_s: float, *, slots: int = 1) -> None:
+    def __init__(
+        self, source: Source, group: Hashable, deadline_s: float, *, flow: Hashable | None = None, slots: int = 1
+    ) -> None:
+        """`flow`: whom it shares its turns with; without one it has turns of its own."""
         self.source = source
         self.pending: Pending[Any] = Pending(
             payload=self,
             tokens=source.cost,
             group=group,
+            flow=self if flow is None else flow,
             slots=slots,
             deadline_s=deadline_s,
             on_deadline=self._expire,

@@ -1,4 +1,4 @@
-"""The bounded queue in front of one model, counted in source tokens."""
+"""The bounded queue in front of one model, counted in source tokens, in an order that is fair between clients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.batching.clock import Timer
+from service.batching.fair_order import FairOrder
 from service.inference.place import Place
 
 Payload = TypeVar("Payload")
@@ -38,6 +39,9 @@ class Pending(Generic[Payload]):
 
     on_deadline: Callable[[], None]
     """Called at the deadline, waiting or running, unless it has been settled before."""
+
+    flow: Hashable = field(default_factory=object)
+    """Whom it is for: flows take turns, however much each of them asks for. Without one it is a flow of its own."""
 
     slots: int = 1
     """Of the model's capacity, while it runs."""
@@ -82,27 +86,32 @@ class QueueFull(Exception):
 
 
 class RequestQueue(Generic[Payload]):
-    """Requests in the order of their arrival. Any of them can leave at any time."""
+    """Requests in the order of their turns: fair between flows, by arrival within one. Any can leave at any time."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.tokens = 0
-        self._requests: dict[Pending[Payload], None] = {}
+        self._order: FairOrder[Pending[Payload]] = FairOrder()
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Pending[Payload]]:
-        return iter(self._requests)
+        return iter(self._order)
 
     def add(self, request: Pending[Payload], *, bounded: bool = True) -> None:
-        """Put a request at the end; an empty queue takes one of any size. Raises QueueFull where `bounded`."""
-        if bounded and self._requests and self.tokens + request.tokens > self.max_tokens:
+        """Put a request where its turn is; an empty queue takes one of any size. Raises QueueFull where `bounded`."""
+        if bounded and self and self.tokens + request.tokens > self.max_tokens:
             raise QueueFull
-        self._requests[request] = None
+        self._order.add(request, request.flow, request.tokens)
         self.tokens += request.tokens
 
+    def take(self, request: Pending[Payload]) -> None:
+        """A request gets its turn, which counts for its flow. Raises KeyError where it is not in the queue."""
+        self._order.take(request, request.tokens)
+        self.tokens -= request.tokens
+
     def remove(self, request: Pending[Payload]) -> None:
-        """Take a request out. Raises KeyError where it is not in the queue."""
-        del self._requests[request]
+        """A request leaves without its turn. Raises KeyError where it is not in the queue."""
+        self._order.remove(request)
         self.tokens -= request.tokens

@@ -21,6 +21,9 @@ class BatchLimits:
     tokens: int
     """Padding included; a single longer request goes alone."""
 
+    seconds: float | None = None
+    """Predicted, where something else could have to wait for it; a single longer request goes alone. None: any."""
+
     least_filled: float = 0.5
     """Requests share a batch only where each is at least about this share of the longest, the shortest aside."""
 
@@ -34,6 +37,8 @@ class View:
     """What a policy decides on: the queue, and one place that could take the next batch."""
 
     queue: RequestQueue[Any]
+    """Its order is fair between flows: a policy that keeps to it is fair."""
+
     now_s: float
     arrivals: Arrivals
 
