@@ -165,7 +165,10 @@ def _window_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metric
         )
 
     limits = BatchLimits(
-        rows=min(knobs.batch_rows, manifest.limits.max_batch_size), tokens=knobs.batch_tokens, least_filled=ROWS_FILLED
+        rows=min(knobs.batch_rows, manifest.limits.max_batch_size),
+        tokens=knobs.batch_tokens,
+        seconds=knobs.window_batch_s,
+        least_filled=ROWS_FILLED,
     )
     return WindowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
 

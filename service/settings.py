@@ -95,6 +95,10 @@ class BatchingSettings(_Part):
     batch_tokens: int = Field(default=8192, ge=1)
     """Source tokens of one batch, padding included. One longer row goes alone."""
 
+    window_batch_s: float = Field(default=0.1, gt=0)
+    """Predicted time of one batch of question answering windows: another question waits for up to two of them,
+    whatever is asked of books meanwhile. One longer window goes alone."""
+
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""
 
