@@ -16,7 +16,7 @@ from deploy.triton.manifest import Manifest, bundle_digest, load_manifest, verif
 from deploy.triton.protocol import Task
 from service.batching.batcher import Batcher
 from service.batching.clock import Clock
-from service.batching.latency import TokenRate
+from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
 from service.batching.policies import BatchLimits, make_policy
 from service.batching.queue import RequestQueue, RunningBatch
@@ -26,7 +26,7 @@ from service.inference.fleet import Fleet
 from service.inference.place import Place
 from service.inference.protocol import BundleIdentity, InferenceClient
 from service.inference.triton import TritonClient
-from service.settings import Settings
+from service.settings import BatchingSettings, Settings
 from service.tasks.questions import Questions
 from service.tasks.routing import Routing
 from service.tasks.text_room import TextRoom
@@ -37,8 +37,8 @@ from service.telemetry import Metrics
 
 TOKENIZER_FILE = "tokenizer.json"
 
-ROWS_FILLED = 0.75
-"""Rows of a batch are encoded as they were sent, so padding costs as much as tokens do: a quarter at most."""
+LEAST_FILLED = 0.75
+"""Of a row or window, without padding, which costs as much as tokens do: a quarter of it at most."""
 
 ROWS_AHEAD = 1
 """Batches that wait in the engine for the one before: rows that are not sent yet can still join the next."""
@@ -142,12 +142,16 @@ def _row_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metrics) 
             place=place,
             capacity=partial(_row_slots, knobs.running_slots),
             tokens=lambda place: place.server.engine.prefill_tokens if place.server else None,
-            latency=TokenRate(),
+            latency=BatchTime(),
             ahead=ROWS_AHEAD,
         )
 
-    limits = BatchLimits(rows=knobs.batch_rows, tokens=knobs.batch_tokens, least_filled=ROWS_FILLED)
+    limits = _limits(knobs, knobs.batch_rows)
     return RowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
+
+
+def _limits(knobs: BatchingSettings, rows: int) -> BatchLimits:
+    return BatchLimits(rows=rows, tokens=knobs.batch_tokens, least_filled=LEAST_FILLED, seconds=knobs.batch_s)
 
 
 def _row_slots(most: int | None, place: Place) -> int:
@@ -161,15 +165,10 @@ def _window_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metric
 
     def load(place: Place) -> PlaceLoad[Any]:
         return PlaceLoad(
-            place=place, capacity=lambda _: knobs.running_windows, latency=TokenRate(), ahead=WINDOWS_AHEAD
+            place=place, capacity=lambda _: knobs.running_windows, latency=BatchTime(), ahead=WINDOWS_AHEAD
         )
 
-    limits = BatchLimits(
-        rows=min(knobs.batch_rows, manifest.limits.max_batch_size),
-        tokens=knobs.batch_tokens,
-        seconds=knobs.window_batch_s,
-        least_filled=ROWS_FILLED,
-    )
+    limits = _limits(knobs, min(knobs.batch_rows, manifest.limits.max_batch_size))
     return WindowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
 
 
@@ -191,7 +190,7 @@ def _batcher(
 
     return Batcher(
         queue=RequestQueue(knobs.queue_tokens),
-        policy=make_policy(knobs.policy, knobs.max_delay_s),
+        policy=make_policy(knobs),
         limits=limits,
         loads=[load(place) for place in fleet.places],
         clock=clock,

@@ -84,20 +84,41 @@ class LimitSettings(_Part):
         return self
 
 
+class PredictiveSettings(_Part):
+    """What the policy `predictive` does; each can be switched off, to see what it brings."""
+
+    refuses: bool = True
+    """Refuse a request with 429 as soon as its deadline cannot be met."""
+
+    ages: bool = True
+    """Let what is past due weigh more the longer it waits, so that nothing starves."""
+
+    sheds: bool = True
+    """Count only requests for a batch that it answers in time."""
+
+    groups: bool = True
+    """Let lengths decide who shares a batch; if not, requests go in the order in which they are due."""
+
+
 class BatchingSettings(_Part):
     """The queues in front of the models."""
 
-    policy: Literal["immediate", "dynamic"] = "dynamic"
+    policy: Literal["predictive", "dynamic", "batch_first", "immediate"] = "predictive"
     max_delay_s: float = Field(default=0.002, ge=0)
     """`dynamic`: how long the oldest request waits for company while the model has room."""
+
+    ageing_s: float = Field(default=1.0, gt=0)
+    """`batch_first`: a wait that counts as much as a full batch."""
+
+    predictive: PredictiveSettings = PredictiveSettings()
 
     batch_rows: int = Field(default=32, ge=1)
     batch_tokens: int = Field(default=8192, ge=1)
     """Source tokens of one batch, padding included. One longer row goes alone."""
 
-    window_batch_s: float = Field(default=0.1, gt=0)
-    """Predicted time of one batch of question answering windows: another question waits for up to two of them,
-    whatever is asked of books meanwhile. One longer window goes alone."""
+    batch_s: float = Field(default=0.1, gt=0)
+    """How long a batch of several requests may be expected to take: what comes meanwhile waits for up to two of them,
+    however long the books are that others ask about."""
 
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""

@@ -147,8 +147,12 @@ class Batcher(Generic[Payload]):
         while self.queue and open_loads:
             load = open_loads[0]
             decision = self._decide(load)
+            for request, error in decision.refused:
+                self.settle(request)
+                request.on_refused(error)
             if decision.batch:
                 self._send_to(load, decision.batch)
+            if decision.batch or decision.refused:
                 open_loads = sorted((each for each in open_loads if each.accepts), key=lambda each: each.busy)
                 continue
             if decision.look_again_s is not None:
@@ -171,8 +175,9 @@ class Batcher(Generic[Payload]):
         view = self._view(load)
         try:
             decision = self._policy.decide(view)
-            if any(request.state is not State.WAITING for request in decision.batch):
-                raise ValueError("the batch holds a request that does not wait")
+            refused = [request for request, _ in decision.refused]
+            if any(request.state is not State.WAITING for request in (*decision.batch, *refused)):
+                raise ValueError("the decision is about a request that does not wait")
             return decision
         except Exception:
             log.exception("the batching policy failed: a batch goes as soon as there is room")

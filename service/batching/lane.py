@@ -27,7 +27,14 @@ class Ticket(ABC):
     """One request of a lane between its submission and its end."""
 
     def __init__(
-        self, source: Source, group: Hashable, deadline_s: float, *, flow: Hashable | None = None, slots: int = 1
+        self,
+        source: Source,
+        group: Hashable,
+        deadline_s: float,
+        *,
+        flow: Hashable | None = None,
+        slots: int = 1,
+        part: int = 0,
     ) -> None:
         """`flow`: whom it shares its turns with; without one it has turns of its own."""
         self.source = source
@@ -37,8 +44,10 @@ class Ticket(ABC):
             group=group,
             flow=self if flow is None else flow,
             slots=slots,
+            part=part,
             deadline_s=deadline_s,
             on_deadline=self._expire,
+            on_refused=self.fail,
         )
 
     @abstractmethod

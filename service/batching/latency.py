@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deploy.triton.protocol import EngineStats, StepTotals
+import numpy as np
 
-SHORTEST_S = 1e-6
-"""Below what any batch takes: a clock that stood still divides nothing by zero."""
+from deploy.triton.protocol import EngineStats, StepTotals
+from service.batching.fit import SHORTEST_S, NonNegativeFit
+
+ERROR_WEIGHT = 0.1
+"""Of a new observation in the mean of errors."""
 
 
 class LatencyModel(Protocol):
@@ -16,6 +19,9 @@ class LatencyModel(Protocol):
 
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds for a batch of `rows` whose sources, padding included, have `tokens` each."""
+
+    def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The same for arrays of shapes that broadcast: FP64."""
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""
@@ -25,28 +31,43 @@ class LatencyModel(Protocol):
         """How far recent predictions were off, as a share of what the batches took; 0 before the first."""
 
 
-@dataclass(slots=True)
-class TokenRate:
-    """Time proportional to a batch's tokens, as an exponentially weighted mean."""
+class BatchTime:
+    """`t(n, S) = a + b·n + c·n·S + d·n·S²` of n rows of S tokens: a call, a row, products, attention.
 
-    seconds_per_token: float = 1e-4
-    """Start: about what the shipped model needs on two cores."""
+    No coefficient is negative, so that time grows with rows and with tokens.
+    """
 
-    weight: float = 0.1
-    """Of a new observation."""
+    START = (2e-3, 0.0, 1e-4, 0.0)
+    """About what the shipped model needs on two cores."""
 
-    error_ratio: float = 0.0
-    """How far recent predictions were off, as a share of what the batches took."""
+    def __init__(self, start: tuple[float, float, float, float] = START) -> None:
+        """`start`: a, b, c, d in seconds."""
+        self._fit = NonNegativeFit(start)
+        self.error_ratio = 0.0
+        """How far recent predictions were off, as a share of what the batches took."""
+
+    @property
+    def coefficients(self) -> tuple[float, float, float, float]:
+        """a, b, c, d in seconds."""
+        a, b, c, d = self._fit.coefficients.tolist()
+        return a, b, c, d
 
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds for a batch of `rows` whose sources have `tokens` each."""
-        return rows * tokens * self.seconds_per_token
+        a, b, c, d = self._fit.coefficients.tolist()
+        return float(a + rows * (b + tokens * (c + d * tokens)))
+
+    def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The same for arrays of shapes that broadcast: FP64."""
+        a, b, c, d = self._fit.coefficients
+        table: np.ndarray = a + rows * (b + tokens * (c + d * tokens))
+        return table
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""
         error = abs(self.predict_s(rows, tokens) - seconds) / max(seconds, SHORTEST_S)
-        self.error_ratio += self.weight * (error - self.error_ratio)
-        self.seconds_per_token += self.weight * (seconds / (rows * tokens) - self.seconds_per_token)
+        self.error_ratio += ERROR_WEIGHT * (error - self.error_ratio)
+        self._fit.observe(np.array((1.0, rows, rows * tokens, rows * tokens * tokens)), seconds)
 
 
 @dataclass(slots=True)

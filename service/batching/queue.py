@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 from service.batching.clock import Timer
 from service.batching.fair_order import FairOrder
+from service.batching.lines import Lines
+from service.batching.tiers import Tier
+from service.errors import ServiceError
 from service.inference.place import Place
 
 Payload = TypeVar("Payload")
@@ -40,11 +43,21 @@ class Pending(Generic[Payload]):
     on_deadline: Callable[[], None]
     """Called at the deadline, waiting or running, unless it has been settled before."""
 
+    on_refused: Callable[[ServiceError], None]
+    """Called where a policy gives it up while it waits."""
+
     flow: Hashable = field(default_factory=object)
     """Whom it is for: flows take turns, however much each of them asks for. Without one it is a flow of its own."""
 
     slots: int = 1
     """Of the model's capacity, while it runs."""
+
+    tier: Tier = Tier.DEFAULT
+    part: int = 0
+    """How many parts of the same client's request come before it."""
+
+    due_s: float = 0.0
+    """When its turn is, among requests of its length; set when it is queued."""
 
     arrived_s: float = 0.0
     sent_s: float = 0.0
@@ -91,6 +104,9 @@ class RequestQueue(Generic[Payload]):
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.tokens = 0
+        self.lines = Lines()
+        """The same requests, by group and length."""
+
         self._order: FairOrder[Pending[Payload]] = FairOrder()
 
     def __len__(self) -> int:
@@ -104,14 +120,19 @@ class RequestQueue(Generic[Payload]):
         if bounded and self and self.tokens + request.tokens > self.max_tokens:
             raise QueueFull
         self._order.add(request, request.flow, request.tokens)
+        self.lines.add(request)
         self.tokens += request.tokens
 
     def take(self, request: Pending[Payload]) -> None:
         """A request gets its turn, which counts for its flow. Raises KeyError where it is not in the queue."""
         self._order.take(request, request.tokens)
-        self.tokens -= request.tokens
+        self._forget(request)
 
     def remove(self, request: Pending[Payload]) -> None:
         """A request leaves without its turn. Raises KeyError where it is not in the queue."""
         self._order.remove(request)
+        self._forget(request)
+
+    def _forget(self, request: Pending[Payload]) -> None:
+        self.lines.remove(request)
         self.tokens -= request.tokens

@@ -57,20 +57,19 @@ def _fill(line: list[Pending[Any]], view: View) -> Candidate:
     for request in line:
         longest = max(longest, request.tokens)
         free -= request.slots
-        if taken and (free < 0 or _is_too_large(len(taken) + 1, longest, view)):
+        rows = len(taken) + 1
+        if taken and (free < 0 or _too_large(rows, longest, view)):
             return Candidate(requests=tuple(taken), full=True, fits=True)
         if free < 0 and not view.idle:
             return Candidate(requests=(request,), full=True, fits=False)
         taken.append(request)
-    full = free <= 0 or _is_too_large(len(taken) + 1, longest, view)
-    return Candidate(requests=tuple(taken), full=full, fits=True)
+    rows = len(taken)
+    return Candidate(requests=tuple(taken), full=free <= 0 or _too_large(rows + 1, longest, view), fits=True)
 
 
-def _is_too_large(rows: int, tokens: int, view: View) -> bool:
-    """Whether one batch may not hold so many rows of so many tokens."""
+def _too_large(rows: int, longest: int, view: View) -> bool:
+    """Whether so many requests are more than one batch may hold."""
     limits = view.limits
-    return (
-        rows > limits.rows
-        or rows * tokens > limits.tokens
-        or (limits.seconds is not None and view.latency.predict_s(rows, tokens) > limits.seconds)
-    )
+    if rows > limits.rows or rows * longest > limits.tokens:
+        return True
+    return limits.seconds < math.inf and view.latency.predict_s(rows, longest) > limits.seconds

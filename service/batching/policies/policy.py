@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ class BatchLimits:
 
     least_filled: float = 0.5
     """Requests share a batch only where each is at least about this share of the longest, the shortest aside."""
+
+    seconds: float = math.inf
+    """The longest a batch of several requests is expected to take: what comes meanwhile has to wait for it."""
 
     def of_at_most(self, tokens: int | None) -> BatchLimits:
         """The same, for a place that takes no more tokens at once; None is no limit of its own."""
@@ -64,6 +68,9 @@ class Decision:
     """What to send now, or when to ask again."""
 
     batch: tuple[Pending[Any], ...] = ()
+    refused: tuple[tuple[Pending[Any], ServiceError], ...] = ()
+    """Requests that wait in vain, and what they are told."""
+
     look_again_s: float | None = None
     """Without a batch: when to ask again although nothing has come or gone; None is never."""
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict, is_dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching.batcher import LONGEST_RETRY_S, Batcher
-from service.batching.latency import TokenRate
+from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
-from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket, make_policy
+from service.batching.policies import BatchFirst, BatchLimits, Dynamic, Immediate, Policy, Predictive, bucket, make_policy
 from service.batching.queue import Pending, RequestQueue, RunningBatch, State
-from service.errors import Overloaded, Unavailable
+from service.errors import Overloaded, ServiceError, Unavailable
+from service.settings import BatchingSettings
 from tests.service.batching.hand_clock import HandClock
 from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace
 
@@ -41,11 +43,12 @@ class Desk:
         self.batches: list[list[str]] = []
         self.times_s: list[float] = []
         self.expired: list[str] = []
+        self.refused: list[tuple[str, ServiceError]] = []
         self.batcher: Batcher[str] = Batcher(
             queue=RequestQueue(queue_tokens),
             policy=policy,
             limits=BatchLimits(rows=rows, tokens=tokens, seconds=seconds),
-            loads=[PlaceLoad(place=place, capacity=lambda _: slots, latency=TokenRate()) for place in self.places],
+            loads=[PlaceLoad(place=place, capacity=lambda _: slots, latency=BatchTime()) for place in self.places],
             clock=self.clock,
             send=self._take,
         )
@@ -69,6 +72,7 @@ class Desk:
             slots=slots,
             deadline_s=self.clock.now_s() + after_s,
             on_deadline=lambda: self.expired.append(name),
+            on_refused=lambda error: self.refused.append((name, error)),
         )
         self.batcher.submit(pending, bounded=bounded)
         return pending
@@ -343,8 +347,21 @@ def test_closing_settles_everything_and_sends_nothing_more(immediate: Desk) -> N
         immediate.submit("late")
 
 
-def test_policies_have_names() -> None:
-    assert isinstance(make_policy("immediate", 0.1), Immediate)
-    assert make_policy("dynamic", 0.1) == Dynamic(0.1)
-    with pytest.raises(ValueError, match="there is no batching policy 'clever': choose immediate or dynamic"):
-        make_policy("clever", 0.1)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("predictive", Predictive(ages=False)),
+        ("dynamic", Dynamic(0.1)),
+        ("batch_first", BatchFirst(3.0)),
+        ("immediate", Immediate()),
+    ],
+)
+def test_settings_name_a_policy(name: str, policy: Policy) -> None:
+    knobs = {"max_delay_s": 0.1, "ageing_s": 3.0, "predictive": {"ages": False}}
+    made = make_policy(BatchingSettings.model_validate({"policy": name, **knobs}))
+    assert type(made) is type(policy)
+    assert vars_of(made) == vars_of(policy)
+
+
+def vars_of(policy: Policy) -> dict[str, object]:
+    return asdict(policy) if is_dataclass(policy) else {}

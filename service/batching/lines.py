@@ -1,0 +1,114 @@
+"""What waits, by group and length: lines, each in the order in which its requests are due.
+
+A request is due at its deadline, or some seconds after it came where that is earlier; later if its class has patience,
+and if it is the k-th part of a client's request. So a book of a thousand windows is overtaken by a question of one, but
+never for longer than its k-th window was made to wait; a line that is past due gains weight until it is served.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from service.batching.queue import Pending
+
+SHORTEST = 16
+"""Tokens below which lengths are not told apart."""
+
+FILLED = 0.8
+"""Requests of one line have at least this share of its longest. Values from 0.8 to 0.97 serve as many in time."""
+
+LOOKED_AT = 64
+"""Requests of a line that a decision looks at: twice the largest batch. 128 serve no more in time."""
+
+SOON_S = 10.0
+"""A request without a near deadline is due so long after it came."""
+
+SPACING_S = 0.1
+"""By how much later than the part before it a part of a request is due."""
+
+
+@lru_cache(maxsize=8192)
+def length_class(tokens: int) -> int:
+    """The line of that length: 0 for the shortest."""
+    if tokens <= SHORTEST:
+        return 0
+    return math.ceil(math.log(tokens / SHORTEST) / -math.log(FILLED) - 1e-9)
+
+
+def due_s(request: Pending[Any]) -> float:
+    """When a request that has come is due."""
+    soon_s = min(request.deadline_s, request.arrived_s + SOON_S)
+    return soon_s + request.part * SPACING_S + request.tier.patience_s
+
+
+class Line:
+    """Requests of about one length, in the order in which they are due."""
+
+    __slots__ = ("_columns", "_fields", "requests")
+
+    def __init__(self) -> None:
+        self.requests: list[Pending[Any]] = []
+        self._fields = tuple(array("d") for _ in range(5))
+        self._columns: np.ndarray | None = None
+
+    @property
+    def columns(self) -> np.ndarray:
+        """FP64 [5, requests looked at]: due_s, deadline_s, tokens, weight, slots."""
+        if self._columns is None:
+            count = min(len(self.requests), LOOKED_AT)
+            self._columns = np.empty((len(self._fields), count))
+            for row, values in zip(self._columns, self._fields, strict=True):
+                row[:] = np.frombuffer(values, np.float64, count)
+        return self._columns
+
+    def add(self, request: Pending[Any]) -> None:
+        """Put a request where it belongs, behind those that are due at the same time."""
+        index = bisect_right(self._fields[0], request.due_s)
+        self.requests.insert(index, request)
+        values = (request.due_s, request.deadline_s, request.tokens, request.tier.weight, request.slots)
+        for field, value in zip(self._fields, values, strict=True):
+            field.insert(index, value)
+        self._columns = None
+
+    def remove(self, request: Pending[Any]) -> None:
+        """Take a request out."""
+        index = self.requests.index(request, bisect_left(self._fields[0], request.due_s))
+        del self.requests[index]
+        for field in self._fields:
+            del field[index]
+        self._columns = None
+
+
+class Lines:
+    """All lines of a queue."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Hashable, dict[int, Line]] = {}
+
+    def __iter__(self) -> Iterator[list[Line]]:
+        """The lines of each group, those of the longest requests first."""
+        for lines in self._groups.values():
+            yield [lines[number] for number in sorted(lines, reverse=True)]
+
+    def add(self, request: Pending[Any]) -> None:
+        """A request waits."""
+        request.due_s = due_s(request)
+        line = self._groups.setdefault(request.group, {}).setdefault(length_class(request.tokens), Line())
+        line.add(request)
+
+    def remove(self, request: Pending[Any]) -> None:
+        """It does not wait any more."""
+        lines, number = self._groups[request.group], length_class(request.tokens)
+        lines[number].remove(request)
+        if not lines[number].requests:
+            del lines[number]
+            if not lines:
+                del self._groups[request.group]
