@@ -7,6 +7,8 @@ in the order of their tags.
     start(item)  = max(virtual time, finish of its flow's item before), the latter alone while that flow waits
     finish(item) = start(item) + cost
 
+The first item of a new flow stands before those of flows that have had turns (as in FQ-CoDel, RFC 8290, section 4.2).
+
 The virtual time is that of the flow which is furthest behind, and grows with every turn by a small share of its cost:
 flows that come one after the other for ever would hold it otherwise, and so whatever waits is first one day.
 
@@ -27,6 +29,9 @@ Item = TypeVar("Item", bound=Hashable)
 LEAST_SHARE = 1 / 64
 """Share of the turns that is left to a flow which has had its own, while new flows come that have not. Beside so many
 flows a new one still waits for no more than one turn of each."""
+
+HEAD_START = 512
+"""Virtual time by which a new flow's first item is early: about the cost of a window."""
 
 FLOWS_KEPT = 64
 """Flows that are remembered before it is looked which of them can be forgotten."""
@@ -69,12 +74,17 @@ class FairOrder(Generic[Item]):
 
     def add(self, item: Item, flow: Hashable, cost: int) -> float:
         """Put an item where its turn is. The cost of what its flow asked for before it and has not had yet, about."""
-        known = self._flows.setdefault(flow, Flow(self._virtual))
+        known = self._flows.get(flow)
+        if known is None:
+            known = self._flows[flow] = Flow(self._virtual)
+            early = HEAD_START
+        else:
+            early = 0
         # A flow that waits has lost nothing: it goes on where it stands, even where the virtual time is past that.
         start = known.finish if known.waiting else max(self._virtual, known.finish)
         known.finish = start + cost
         known.waiting += 1
-        tag = (start, next(self._numbers))
+        tag = (start - early, next(self._numbers))
         self._keys[item] = (*tag, flow)
         index = bisect_left(self._tags, tag)
         self._tags.insert(index, tag)

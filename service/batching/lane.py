@@ -27,7 +27,13 @@ class Ticket(ABC):
     """One request of a lane between its submission and its end."""
 
     def __init__(
-        self, source: Source, group: Hashable, deadline_s: float, *, flow: Hashable | None = None, slots: int = 1
+        self,
+        source: Source,
+        group: Hashable,
+        deadline_s: float,
+        *,
+        flow: Hashable | None = None,
+        slots: int = 1,
     ) -> None:
         """`flow`: whom it shares its turns with; without one it has turns of its own."""
         self.source = source

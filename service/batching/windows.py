@@ -46,16 +46,17 @@ class WindowLane(Lane[WindowTicket]):
         """What each place's model had run when it was last asked."""
 
     def submit(
-        self, source: Source, *, deadline_s: float, bounded: bool, flow: Hashable | None = None
+        self, source: Source, *, deadline_s: float, part: int = 0, flow: Hashable | None = None
     ) -> asyncio.Future[np.ndarray]:
-        """Queue a window: FP32 [S,3] to come. Windows of one question share a `flow`. Cancelling the future takes a
-        waiting window out of the queue, and a batch whose windows were all cancelled is given up.
+        """Queue a window, the part of a question with that number: FP32 [S,3] to come. Parts of one question share a
+        `flow`; the first is admitted or refused, and the rest follow it. Cancelling the future takes a waiting window
+        out of the queue, and a batch whose windows were all cancelled is given up.
 
-        Raises Overloaded where `bounded` and the queue is full, Unavailable where no place is left or after `close`;
-        the future may raise DeadlineExceeded, Unavailable or InferenceFailed.
+        Raises Overloaded where the queue has no room for a first part, Unavailable where no place is left or after
+        `close`; the future may raise DeadlineExceeded, Unavailable or InferenceFailed.
         """
         ticket = WindowTicket(source, flow, deadline_s)
-        self._submit(ticket, bounded=bounded)
+        self._submit(ticket, bounded=part == 0)
         ticket.emissions.add_done_callback(lambda _: self._leave(ticket))
         return ticket.emissions
 

@@ -115,9 +115,7 @@ class Questions:
                     waiting.popleft()
                     done += 1
                 waiting.append(
-                    self._tools.windows.submit(
-                        Source(source), deadline_s=time.deadline_s, bounded=index == 0, flow=flow
-                    )
+                    self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, part=index, flow=flow)
                 )
             while waiting:
                 yield done, await waiting[0]
