@@ -161,7 +161,7 @@ def check_port(host: str, port: int, bind: Bind) -> Check:
     try:
         bind(host, port).close()
     except ValueError as error:
-        return Check(name="port", status=Status.FAIL, detail=str(error), fix="choose another one with --port")
+        return Check(name="port", status=Status.FAIL, detail=str(error))
     return Check(name="port", status=Status.OK, detail=f"{host}:{port} is free")
 
 

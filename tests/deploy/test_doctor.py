@@ -124,9 +124,7 @@ def test_the_command_reads_them(nano_bundle: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("columns", [10, 60, 80, 200])
 def test_a_check_folds_into_its_terminal(columns: int) -> None:
-    detail = (
-        "TRIDENT_BATCHIN__POLICY is no setting: did you mean TRIDENT_BATCHING__POLICY?  → unset it"
-    )
+    detail = "TRIDENT_BATCHIN__POLICY is no setting: did you mean TRIDENT_BATCHING__POLICY?  → unset it"
     lines = fold(detail, columns).split("\n")
     assert " ".join(" ".join(lines).split()) == " ".join(detail.split())
     assert all(line.startswith(" " * MARGIN) for line in lines[1:])
