@@ -159,7 +159,7 @@ def _worst(batcher: Batcher) -> float:
 
 LATENCY_ERRORS: dict[str, Callable[[RowLane, WindowLane], float]] = {
     "generator": lambda rows, _: _worst(rows.batcher),
-    "generator_step": lambda rows, _: max(steps.error_ratio for steps in rows.steps.values()),
+    "generator_step": lambda rows, _: max(load.steps.error_ratio for load in rows.batcher.loads),
     "qa": lambda _, windows: _worst(windows.batcher),
 }
 """Label of `latency_model_error_ratio` to the error it shows."""

@@ -14,9 +14,10 @@ from typing import Generic
 
 import structlog
 
-from service.batching.arrivals import Arrivals
 from service.batching.clock import Clock, Timer
 from service.batching.drain import DrainRate
+from service.batching.forecast import Forecast
+from service.batching.lengths import AnswerLengths
 from service.batching.load import PlaceLoad
 from service.batching.policies import BatchLimits, Decision, Immediate, Policy, View
 from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, RunningBatch, State
@@ -42,7 +43,7 @@ class Batcher(Generic[Payload]):
     ) -> None:
         """`loads`: what this batcher may have running at each place. A request that needs more runs alone."""
         self.queue, self.clock, self.loads = queue, clock, tuple(loads)
-        self.arrivals = Arrivals()
+        self.forecast, self.lengths = Forecast(), AnswerLengths()
         self._policy, self._limits, self._send = policy, limits, send
         self._load_of = {load.place: load for load in self.loads}
         self._drain = DrainRate()
@@ -63,7 +64,7 @@ class Batcher(Generic[Payload]):
         if self._closed:
             raise Unavailable("the service is shutting down: try again")
         request.arrived_s = self.clock.now_s()
-        self.arrivals.record(request.arrived_s, request.tokens)
+        self.forecast.record(request.arrived_s, request.tokens, request.group)
         if bounded:
             self._ask_policy(request)
         try:
@@ -198,11 +199,13 @@ class Batcher(Generic[Payload]):
         return View(
             queue=self.queue,
             now_s=self.clock.now_s(),
-            arrivals=self.arrivals,
+            forecast=self.forecast,
             free_slots=load.free_slots,
             idle=not load.running,
             limits=self._limits.of_at_most(load.tokens(load.place)),
             latency=load.latency,
+            steps=load.steps,
+            lengths=self.lengths,
             running=tuple(load.batches),
             occupancy=load.place.stats,
         )
