@@ -19,8 +19,9 @@ from service.batching.drain import DrainRate
 from service.batching.forecast import Forecast
 from service.batching.lengths import AnswerLengths
 from service.batching.load import PlaceLoad
+from service.batching.pending import Payload, Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Decision, Immediate, Policy, View
-from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, RunningBatch, State
+from service.batching.queue import QueueFull, RequestQueue
 from service.errors import Overloaded, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -167,7 +168,7 @@ class Batcher(Generic[Payload]):
         oldest_s = min(request.arrived_s for request in requests)
         self._drain.depart(sum(request.tokens for request in requests), oldest_s, now_s)
         for request in requests:
-            self.queue.remove(request)
+            self.queue.take(request)
             request.state = State.RUNNING
         self._send(load.begin(requests, now_s))
 
@@ -201,6 +202,7 @@ class Batcher(Generic[Payload]):
             now_s=self.clock.now_s(),
             forecast=self.forecast,
             free_slots=load.free_slots,
+            elsewhere=any(each.place.usable for each in self.loads if each is not load),
             idle=not load.running,
             limits=self._limits.of_at_most(load.tokens(load.place)),
             latency=load.latency,

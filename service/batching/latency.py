@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -64,6 +65,8 @@ class BatchTime:
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""
+        if not math.isfinite(seconds):
+            return
         error = abs(self.predict_s(rows, tokens) - seconds) / max(seconds, SHORTEST_S)
         self.error_ratio += ERROR_WEIGHT * (error - self.error_ratio)
         self._fit.observe((1.0, rows, rows * tokens, rows * tokens * tokens), seconds)

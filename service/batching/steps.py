@@ -7,6 +7,7 @@ nothing is lost where the engine tells of them together. Each decoder has a mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ class StepTime:
             return
         self._seen = totals
         # Fewer than before: another engine, whose sums begin anew.
-        if ran.steps > 0 and ran.seconds > 0:
+        if ran.steps > 0 and 0 < ran.seconds < math.inf:
             self.observe(ran.rows / ran.steps, ran.cached_tokens / ran.steps, ran.seconds / ran.steps)
 
     def observe(self, rows: float, cached_tokens: float, seconds: float) -> None:

@@ -107,14 +107,16 @@ class Questions:
     async def _scores(self, sources: Iterable[np.ndarray], time: RequestTime) -> AsyncGenerator[tuple[int, np.ndarray]]:
         """Tag scores of every window, in order. The first is admitted or refused; the rest then follows it."""
         waiting: deque[asyncio.Future[np.ndarray]] = deque()
-        done = 0
+        flow, done = object(), 0
         try:
             for index, source in enumerate(sources):
                 if len(waiting) == WINDOWS_AHEAD:
                     yield done, await waiting[0]
                     waiting.popleft()
                     done += 1
-                waiting.append(self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, part=index))
+                waiting.append(
+                    self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, part=index, flow=flow)
+                )
             while waiting:
                 yield done, await waiting[0]
                 waiting.popleft()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,7 +10,8 @@ from deploy.triton.protocol import EngineStats
 from service.batching.forecast import Forecast
 from service.batching.latency import LatencyModel
 from service.batching.lengths import AnswerLengths
-from service.batching.queue import Pending, RequestQueue, RunningBatch
+from service.batching.pending import Pending, RunningBatch
+from service.batching.queue import RequestQueue
 from service.batching.steps import StepTimes
 from service.errors import ServiceError
 
@@ -24,11 +24,11 @@ class BatchLimits:
     tokens: int
     """Padding included; a single longer request goes alone."""
 
+    seconds: float | None = None
+    """Predicted, where something else could have to wait for it; a single longer request goes alone. None: any."""
+
     least_filled: float = 0.5
     """Requests share a batch only where each is at least about this share of the longest, the shortest aside."""
-
-    seconds: float = math.inf
-    """The longest a batch of several requests is expected to take: what comes meanwhile has to wait for it."""
 
     def of_at_most(self, tokens: int | None) -> BatchLimits:
         """The same, for a place that takes no more tokens at once; None is no limit of its own."""
@@ -40,13 +40,17 @@ class View:
     """What a policy decides on: the queue, and one place that could take the next batch."""
 
     queue: RequestQueue[Any]
+    """Its order is fair between flows: a policy that keeps to it is fair."""
+
     now_s: float
     forecast: Forecast
     """Of requests to this lane."""
 
-
     free_slots: int
     """What the place can take now."""
+
+    elsewhere: bool
+    """Whether another place could take what this one does not."""
 
     idle: bool
     """Nothing runs there: a request that needs more slots than there are may go, alone."""

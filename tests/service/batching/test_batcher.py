@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from service.batching.batcher import LONGEST_RETRY_S, Batcher
 from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
-from service.batching.policies import BatchFirst, BatchLimits, Dynamic, Immediate, Policy, Predictive, bucket, make_policy
-from service.batching.queue import Pending, RequestQueue, RunningBatch, State
+from service.batching.pending import Pending, RunningBatch, State
+from service.batching.policies import (
+    BatchFirst,
+    BatchLimits,
+    Dynamic,
+    Immediate,
+    Policy,
+    Predictive,
+    bucket,
+    make_policy,
+)
+from service.batching.queue import RequestQueue
 from service.errors import Overloaded, ServiceError, Unavailable
 from service.settings import BatchingSettings
 from tests.service.batching.hand_clock import HandClock
@@ -34,6 +44,7 @@ class Desk:
         tokens: int = 1000,
         slots: int = 8,
         queue_tokens: int = 10_000,
+        seconds: float | None = None,
         places: Sequence[str] = ("only",),
     ) -> None:
         self.clock = HandClock()
@@ -46,7 +57,7 @@ class Desk:
         self.batcher: Batcher[str] = Batcher(
             queue=RequestQueue(queue_tokens),
             policy=policy,
-            limits=BatchLimits(rows=rows, tokens=tokens),
+            limits=BatchLimits(rows=rows, tokens=tokens, seconds=seconds),
             loads=[PlaceLoad(place=place, capacity=lambda _: slots, latency=BatchTime()) for place in self.places],
             clock=self.clock,
             send=self._take,
@@ -59,6 +70,7 @@ class Desk:
         tokens: int = 10,
         slots: int = 1,
         group: Hashable = "a",
+        flow: Hashable | None = None,
         after_s: float = FOR_EVER_S,
         bounded: bool = True,
     ) -> Pending[str]:
@@ -66,6 +78,7 @@ class Desk:
             payload=name,
             tokens=tokens,
             group=group,
+            **({} if flow is None else {"flow": flow}),
             slots=slots,
             deadline_s=self.clock.now_s() + after_s,
             on_deadline=lambda: self.expired.append(name),
@@ -154,6 +167,42 @@ def test_rows_tokens_and_slots_bound_a_batch() -> None:
         ["long 0", "long 1"],
         ["long 2"],
     ]
+
+
+@pytest.mark.parametrize("policy", [Immediate(), Dynamic(0.5)], ids=["immediate", "dynamic"])
+def test_seconds_bound_a_batch_of_more_than_one(policy: Policy) -> None:
+    # 1e-4 s a token, before anything was observed.
+    desk = Desk(policy, rows=8, tokens=10_000, slots=100, seconds=0.1)
+    for number in range(3):
+        desk.submit(f"short {number}", tokens=400)
+    for number in range(2):
+        desk.submit(f"long {number}", tokens=3000)
+    desk.clock.turn()
+    assert desk.batches[:1] == [["short 0", "short 1"]]
+    desk.clock.turn(1)
+    assert sorted(desk.batches) == [["long 0"], ["long 1"], ["short 0", "short 1"], ["short 2"]]
+
+
+@pytest.mark.parametrize("policy", [Immediate(), Dynamic(0.5)], ids=["immediate", "dynamic"])
+@pytest.mark.parametrize("books", [1, 4])
+def test_a_tiny_request_waits_for_what_runs_and_not_for_books(policy: Policy, books: int) -> None:
+    desk = Desk(policy, rows=8, tokens=400, slots=1)
+    running = [desk.submit("first", tokens=400, slots=1)]
+    desk.clock.turn(1)
+    running += [
+        desk.submit(f"window {number} of {book}", tokens=400, flow=book) for number in range(6) for book in range(books)
+    ]
+    for _ in range(books):
+        desk.clock.turn(1)
+        desk.batcher.settle(next(each for each in running if each.state is State.RUNNING))
+    desk.clock.turn(1)
+    running.append(desk.submit("tiny", tokens=10))
+    for _ in range(len(running)):
+        desk.clock.turn(1)
+        desk.batcher.settle(next((each for each in running if each.state is State.RUNNING), running[0]))
+    sent = [batch[0] for batch in desk.batches]
+    assert sent.index("tiny") == 1 + books, "right behind what ran"
+    assert len(sent) == len(running)
 
 
 def test_groups_and_lengths_that_would_pad_too_much_do_not_mix(immediate: Desk) -> None:
