@@ -33,7 +33,7 @@ class Gateway:
 
 def build_gateway(settings: Settings) -> Gateway:
     """The parts, joined; nothing runs yet. Raises BundleError or ValueError where the bundle is damaged."""
-    clock, metrics, admission = LoopClock(), Metrics(), Admission(settings.limits)
+    clock, metrics, admission = LoopClock(), Metrics(), Admission(settings.limits, settings.tiers)
     text_room = TextRoom(settings.limits.text_bytes_in_flight, clock)
     gateway = Gateway(
         settings=settings,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from service.batching.tiers import Tier
 from service.setting_names import check_names
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "model" / "pretrained"
@@ -105,6 +106,30 @@ class LimitSettings(_Part):
         return self
 
 
+class TierSettings(_Part):
+    """What one class of service gets."""
+
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Deadline of its requests that name none; without it limits.timeout_s."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """The most of limits.concurrent_requests that its requests may take; more are refused with 429."""
+
+
+class TiersSettings(_Part):
+    """Classes of service."""
+
+    priority: TierSettings = TierSettings()
+    default: TierSettings = TierSettings()
+    flex: TierSettings = TierSettings(timeout_s=600.0, share=0.5)
+    """It waits where others do not, so it has time, and may not fill the house."""
+
+    def of(self, tier: Tier) -> TierSettings:
+        """What a class gets."""
+        found: TierSettings = getattr(self, tier.value)
+        return found
+
+
 class PredictiveSettings(_Part):
     """What the policy `predictive` does; each can be switched off, to see what it brings."""
 
@@ -180,6 +205,7 @@ class Settings(BaseSettings):
     runtime: Literal["triton", "local"] = "triton"
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
+    tiers: TiersSettings = TiersSettings()
     batching: BatchingSettings = BatchingSettings()
     triton: TritonSettings = TritonSettings()
     local: LocalSettings = LocalSettings()

@@ -29,6 +29,12 @@ ERROR_WEIGHT = 0.1
 SURPRISE = 3.3
 """Standard deviations over what is usual that are a burst: Poisson arrivals reach them once in 2,000 looks."""
 
+BLUR = 0.25
+"""Share of the variance of Poisson arrivals below which scales' errors are not told apart."""
+
+BURST_S = 10.0
+"""While a burst goes on it is expected to last so long."""
+
 QUIET_S = 1.0
 """Over how long the first arrivals are averaged: the first one does not make a rate."""
 
@@ -65,9 +71,9 @@ class Horizon:
         return self.missed / self.rate if self.rate > 0 else 0.0
 
     def weights(self) -> list[float]:
-        """Of the scales, by their errors. What comes by chance is no fault of theirs."""
+        """Of the scales, by their errors. What comes by chance is no fault of theirs, and blurs the rest."""
         chance = max(self.rate, 1 / self.span_s) / self.span_s
-        weights = [1 / (square + chance) ** 2 for square in self.squares]
+        weights = [1 / (max(square - chance, 0.0) + BLUR * chance) ** 2 for square in self.squares]
         whole = sum(weights)
         return [weight / whole for weight in weights]
 
@@ -96,7 +102,9 @@ class Arrivals:
         """Time has passed."""
         elapsed_s = now_s - self.last_s
         if elapsed_s > 0:
-            self.counts = [count * math.exp(-elapsed_s / scale) for count, scale in zip(self.counts, SCALES_S, strict=True)]
+            self.counts = [
+                count * math.exp(-elapsed_s / scale) for count, scale in zip(self.counts, SCALES_S, strict=True)
+            ]
             self.last_s = now_s
 
     def add(self, now_s: float) -> None:
@@ -112,7 +120,9 @@ class Arrivals:
             return [0.0] * len(SCALES_S)
         self.fade(now_s)
         age_s = max(now_s - self.began_s, QUIET_S)
-        return [count / (scale * -math.expm1(-age_s / scale)) for count, scale in zip(self.counts, SCALES_S, strict=True)]
+        return [
+            count / (scale * -math.expm1(-age_s / scale)) for count, scale in zip(self.counts, SCALES_S, strict=True)
+        ]
 
 
 class Forecast:
@@ -142,6 +152,8 @@ class Forecast:
         """Requests per second that are expected over the next `horizon_s`: of all, or of a task, or a length class."""
         self._pass(now_s)
         weights = min(self.horizons, key=lambda horizon: abs(math.log(horizon.span_s / horizon_s))).weights()
+        if horizon_s <= BURST_S and self.burst(now_s):
+            weights = [1.0, *(0.0 for _ in SCALES_S[1:])]
         if task is None and length is None:
             streams = [self.all]
         else:

@@ -13,6 +13,7 @@ from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate
 from service.batching.following import FollowedAnswers
 from service.batching.lane import BatcherMaker, Lane, Ticket
 from service.batching.pending import RunningBatch, State
+from service.batching.tiers import Tier
 from service.errors import InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
 from service.inference.place import Place
@@ -23,8 +24,8 @@ log = structlog.get_logger(__name__)
 class RowTicket(Ticket):
     """One row between submission and its last update."""
 
-    def __init__(self, lane: RowLane, row: Row, task: Task, deadline_s: float) -> None:
-        super().__init__(row.source, task, deadline_s, slots=row.sampling.num_beams)
+    def __init__(self, lane: RowLane, row: Row, task: Task, deadline_s: float, tier: Tier) -> None:
+        super().__init__(row.source, task, deadline_s, slots=row.sampling.num_beams, tier=tier)
         self.row, self.task = row, task
         self._lane = lane
         self._news: asyncio.Queue[RowUpdate | ServiceError] = asyncio.Queue()
@@ -76,13 +77,22 @@ class RowLane(Lane[RowTicket]):
         super().__init__(fleet, batcher)
         self._leaving: dict[Place, list[int]] = {}
 
-    def submit(self, task: Task, source: Source, sampling: Sampling, *, stream: bool, deadline_s: float) -> RowTicket:
+    def submit(
+        self,
+        task: Task,
+        source: Source,
+        sampling: Sampling,
+        *,
+        stream: bool,
+        deadline_s: float,
+        tier: Tier = Tier.DEFAULT,
+    ) -> RowTicket:
         """Queue a row. Whoever gets the ticket cancels it when nobody waits for the row any more.
 
         Raises Overloaded where the queue is full, Unavailable where no place is left or after `close`.
         """
         row = Row(row_id=random.getrandbits(62), source=source, sampling=sampling, stream=stream)
-        ticket = RowTicket(self, row, task, deadline_s)
+        ticket = RowTicket(self, row, task, deadline_s, tier)
         self._submit(ticket)
         return ticket
 

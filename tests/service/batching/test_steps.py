@@ -41,9 +41,7 @@ def test_each_decoder_has_a_model_of_its_own() -> None:
     for _ in range(100):
         sums += StepTotals(steps=100, rows=100, cached_tokens=3000, seconds=3.0)
         none = StepTotals()
-        model.learn(
-            EngineStats(slots_used=1, slots_total=4, waiting_rows=0, generation_steps=none, summary_steps=sums)
-        )
+        model.learn(EngineStats(slots_used=1, slots_total=4, waiting_rows=0, generation_steps=none, summary_steps=sums))
     assert model.predict_s(1, 30, Task.SUMMARY) == pytest.approx(0.03, rel=0.1)
     assert model.predict_s(1, 30) == StepTime().predict_s(1, 30)
     assert model.error_ratio == model.summary.error_ratio > 0
