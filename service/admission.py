@@ -73,7 +73,7 @@ class Admission:
         self._empty.clear()
 
     def _join(self, tier: Tier) -> None:
-        share = self._tiers.of(tier).share
+        share = self._tiers.of(tier.value).share
         most = max(1, int(share * self._limits.concurrent_requests))
         # What all classes may take together was looked at when the request entered.
         if share < 1 and self.of_tier[tier] >= most:

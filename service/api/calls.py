@@ -85,7 +85,7 @@ class Call:
         exchange.visit.join(tier)
         timeout_s = self.timeout_s
         if timeout_s is None:
-            of_class = settings.tiers.of(tier).timeout_s
+            of_class = settings.tiers.of(tier.value).deadline_s
             timeout_s = settings.limits.timeout_s if of_class is None else min(of_class, settings.limits.max_timeout_s)
         time = RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + timeout_s, tier=tier)
         return replace(self, time=time)

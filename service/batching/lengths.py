@@ -234,7 +234,7 @@ def _counts(rows: Sequence[Sequence[float]]) -> _Counts:
     counts = _Counts()
     exposed, ended = np.array(rows[0], np.float64), np.array(rows[1], np.float64)
     sound = exposed.shape == ended.shape == WIDTHS.shape and np.isfinite(exposed).all()
-    if not sound or not (0 <= ended).all() or not (ended <= exposed + 1e-3).all():
+    if not sound or not (ended >= 0).all() or not (ended <= exposed + 1e-3).all():
         raise ValueError("an answer ends once, where it came to")
     counts.exposed, counts.ended = exposed, ended
     return counts

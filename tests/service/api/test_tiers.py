@@ -31,7 +31,7 @@ def gateway(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         tmp_path_factory.mktemp("tiers"),
         limits__concurrent_requests=3,
         tiers__flex__share=0.4,
-        tiers__flex__timeout_s=0.5,
+        tiers__flex__deadline_s=0.5,
     ) as gateway:
         yield gateway
 
