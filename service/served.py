@@ -130,7 +130,8 @@ def _client(settings: Settings) -> InferenceClient:
     # Only here: a gateway in front of Triton does not need ONNX Runtime.
     from service.inference.local import LocalClient
 
-    engine = EngineSettings(slots=settings.local.slots, threads=settings.local.threads, verify=False)
+    knobs = settings.local
+    engine = EngineSettings(slots=knobs.slots, threads=knobs.threads, gap_steps=knobs.gap_steps, verify=False)
     return LocalClient(settings.bundle, engine)
 
 

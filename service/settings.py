@@ -147,6 +147,9 @@ class LocalSettings(_Part):
     threads: int = Field(default=0, ge=0)
     """Threads of one operator; 0 is one for each physical core."""
 
+    gap_steps: float = Field(default=3.0, ge=1)
+    """Time between two tokens of a text while others' sources are encoded, in decode steps without that."""
+
 
 class Settings(BaseSettings):
     """All settings."""

@@ -33,6 +33,9 @@ class Profile:
     prefill_tokens: int = 2048
     """Source tokens that the generator encodes between two decode steps."""
 
+    gap_steps: float = 3.0
+    """Time between two tokens of a text while others' sources are encoded, in decode steps without that."""
+
     instances: int = 1
     """Copies of each stateless model, which run at the same time and share nothing."""
 

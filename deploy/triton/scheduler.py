@@ -65,6 +65,11 @@ class Scheduler(Generic[SomeRow]):
         """Occupied slots."""
         return self._slots.used
 
+    @property
+    def has_cancelled(self) -> bool:
+        """Whether rows were marked that have not been taken."""
+        return bool(self._cancelled)
+
     def add(self, rows: Sequence[SomeRow]) -> None:
         """Queue a batch. Raises ValueError where one of its ids is in flight; then none is queued."""
         taken = [row.row_id for row in rows if row.row_id in self._rows]
