@@ -18,8 +18,9 @@ from service.batching.batcher import Batcher
 from service.batching.clock import Clock
 from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
+from service.batching.pending import RunningBatch
 from service.batching.policies import BatchLimits, make_policy
-from service.batching.queue import RequestQueue, RunningBatch
+from service.batching.queue import RequestQueue
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
 from service.inference.fleet import Fleet

@@ -7,6 +7,7 @@ This is the only module that looks at the environment. Values are checked here; 
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -45,9 +46,29 @@ class LimitSettings(_Part):
     head_bytes: int = Field(default=32_768, ge=1024)
     """URL and headers of a request; more is refused with 431."""
 
+    headers: int = Field(default=100, ge=1)
+    """Header lines of a request, trailers included; more are refused with 431."""
+
     head_timeout_s: float = Field(default=10.0, gt=0)
     """For a request's URL and headers to arrive, from the connection's first moment or the head's first byte. A head
     that is late is answered 408, a connection that never sent one is closed."""
+
+    pipeline_bytes: int = Field(default=65_536, ge=1024)
+    """Of requests that a client sends behind one that is still being answered; more is left in the socket meanwhile."""
+
+    write_pause_s: float = Field(default=30.0, gt=0)
+    """How long an answer that the network does not take may wait for its client to read; then the connection is cut
+    and the request cancelled."""
+
+    connections: int = Field(default=4096, ge=1)
+    """Open ones in all; more are answered 503 and closed. Each takes a file descriptor."""
+
+    connections_per_peer: int = Field(default=512, ge=1)
+    """Open ones from one IPv4 address, or one /64 network of IPv6; more are answered 429 and closed."""
+
+    trusted_peers: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+    """Addresses of proxies, which speak for many clients and may open as many connections as there are; in the
+    environment a JSON list: ["10.0.0.0/8"]."""
 
     body_bytes: int = Field(default=1 << 20, ge=1)
     """One body; more is refused with 413."""

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from service.admission import Admission
 from service.batching.batcher import Batcher
-from service.batching.queue import RunningBatch
+from service.batching.pending import RunningBatch
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
 

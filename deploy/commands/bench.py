@@ -74,7 +74,9 @@ def load(
 def policies(
     trace: Annotated[Path, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens.")],
     costs: Annotated[str, typer.Option(help="What batches cost: cpu, gpu, or measured (here, now).")] = "cpu",
-    loads: Annotated[str, typer.Option(help="1 is what the model could do with all requests sorted.")] = "0.5,0.8,1,1.5",
+    loads: Annotated[
+        str, typer.Option(help="1 is what the model could do with all requests sorted.")
+    ] = "0.5,0.8,1,1.5",
     names: Annotated[
         str, typer.Option("--policies", help="predictive, dynamic, batch_first, immediate, oracle.")
     ] = "predictive,dynamic,batch_first,immediate",

@@ -18,8 +18,9 @@ from service.batching.arrivals import Arrivals
 from service.batching.clock import Clock, Timer
 from service.batching.drain import DrainRate
 from service.batching.load import PlaceLoad
+from service.batching.pending import Payload, Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Decision, Immediate, Policy, View
-from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, RunningBatch, State
+from service.batching.queue import QueueFull, RequestQueue
 from service.errors import Overloaded, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -200,6 +201,7 @@ class Batcher(Generic[Payload]):
             now_s=self.clock.now_s(),
             arrivals=self.arrivals,
             free_slots=load.free_slots,
+            elsewhere=any(each.place.usable for each in self.loads if each is not load),
             idle=not load.running,
             limits=self._limits.of_at_most(load.tokens(load.place)),
             latency=load.latency,

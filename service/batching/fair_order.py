@@ -72,8 +72,8 @@ class FairOrder(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
 
-    def add(self, item: Item, flow: Hashable, cost: int) -> None:
-        """Put an item where its turn is."""
+    def add(self, item: Item, flow: Hashable, cost: int) -> float:
+        """Put an item where its turn is. The cost of what its flow asked for before it and has not had yet, about."""
         known = self._flows.get(flow)
         if known is None:
             known = self._flows[flow] = Flow(self._virtual)
@@ -89,6 +89,7 @@ class FairOrder(Generic[Item]):
         index = bisect_left(self._tags, tag)
         self._tags.insert(index, tag)
         self._items.insert(index, item)
+        return max(0.0, start - self._virtual)
 
     def take(self, item: Item, cost: int) -> None:
         """An item gets its turn, wherever it stands. Raises KeyError where it does not wait."""

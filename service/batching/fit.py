@@ -1,9 +1,9 @@
 """A sum of features with coefficients that are never negative, fitted as observations come.
 
-Least squares with forgetting, on relative errors: a batch of 10 ms tells as much as one of 3 s. What is kept are the two
-sums of the normal equations, so that an update costs microseconds and the coefficients can be kept from falling below
-zero exactly (Lawson and Hanson, "Solving Least Squares Problems", ch. 23: by coordinates, each step has a closed form).
-Where observations say nothing about a direction, the last coefficients stand: shapes that are all alike leave the others'
+Least squares with forgetting, on relative errors: a batch of 10 ms tells as much as one of 3 s. What is kept are the
+two sums of the normal equations, so that an update costs microseconds and no coefficient falls below zero (coordinate
+by coordinate, each of which has a closed form: Lawson and Hanson, "Solving Least Squares Problems", ch. 23). Where
+observations say nothing about a direction, the last coefficients stand: shapes that are all alike leave the others'
 predictions as they were.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FORGETTING = 0.96
-"""What an observation counts for after the next one: 25 are remembered, and 100 after a change nothing else is."""
+FORGETTING = 0.94
+"""What an observation counts for after the next one: about 17 are remembered."""
 
 STANDING = 1e-3
 """Weight of the last coefficients, in observations."""

@@ -16,7 +16,7 @@ import structlog
 
 from deploy.triton.protocol import Source
 from service.batching.batcher import Batcher
-from service.batching.queue import Pending, RunningBatch
+from service.batching.pending import Pending, RunningBatch
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
 
@@ -34,7 +34,6 @@ class Ticket(ABC):
         *,
         flow: Hashable | None = None,
         slots: int = 1,
-        part: int = 0,
     ) -> None:
         """`flow`: whom it shares its turns with; without one it has turns of its own."""
         self.source = source
@@ -44,7 +43,6 @@ class Ticket(ABC):
             group=group,
             flow=self if flow is None else flow,
             slots=slots,
-            part=part,
             deadline_s=deadline_s,
             on_deadline=self._expire,
             on_refused=self.fail,

@@ -1,8 +1,8 @@
 """What waits, by group and length: lines, each in the order in which its requests are due.
 
 A request is due at its deadline, or some seconds after it came where that is earlier; later if its class has patience,
-and if it is the k-th part of a client's request. So a book of a thousand windows is overtaken by a question of one, but
-never for longer than its k-th window was made to wait; a line that is past due gains weight until it is served.
+and if it stands behind others of the same client. So a book of a thousand windows is overtaken by a question of one,
+for a bounded time: what is past due gains weight until it is served.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from service.batching.queue import Pending
+from service.batching.pending import Pending
 
 SHORTEST = 16
 """Tokens below which lengths are not told apart."""
@@ -31,8 +30,8 @@ LOOKED_AT = 64
 SOON_S = 10.0
 """A request without a near deadline is due so long after it came."""
 
-SPACING_S = 0.1
-"""By how much later than the part before it a part of a request is due."""
+PACE = 4000.0
+"""Tokens a second at which what one client asks for is due: a window of 400 is due 0.1 s after the one before it."""
 
 
 @lru_cache(maxsize=8192)
@@ -43,10 +42,10 @@ def length_class(tokens: int) -> int:
     return math.ceil(math.log(tokens / SHORTEST) / -math.log(FILLED) - 1e-9)
 
 
-def due_s(request: Pending[Any]) -> float:
-    """When a request that has come is due."""
+def due_s(request: Pending[Any], behind: float) -> float:
+    """When a request that has come is due; `behind`: tokens that its client asked for before and has not had."""
     soon_s = min(request.deadline_s, request.arrived_s + SOON_S)
-    return soon_s + request.part * SPACING_S + request.tier.patience_s
+    return soon_s + behind / PACE + request.tier.patience_s
 
 
 class Line:
@@ -98,9 +97,9 @@ class Lines:
         for lines in self._groups.values():
             yield [lines[number] for number in sorted(lines, reverse=True)]
 
-    def add(self, request: Pending[Any]) -> None:
-        """A request waits."""
-        request.due_s = due_s(request)
+    def add(self, request: Pending[Any], behind: float) -> None:
+        """A request waits, behind so many tokens of its own client."""
+        request.due_s = due_s(request, behind)
         line = self._groups.setdefault(request.group, {}).setdefault(length_class(request.tokens), Line())
         line.add(request)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from service.batching.latency import LatencyModel
-from service.batching.queue import Payload, Pending, RunningBatch
+from service.batching.pending import Payload, Pending, RunningBatch
 from service.inference.place import Place
 
 

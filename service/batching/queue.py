@@ -2,96 +2,12 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import Generic
 
-from service.batching.clock import Timer
 from service.batching.fair_order import FairOrder
 from service.batching.lines import Lines
-from service.batching.tiers import Tier
-from service.errors import ServiceError
-from service.inference.place import Place
-
-Payload = TypeVar("Payload")
-
-
-class State(enum.Enum):
-    """Where a request stands."""
-
-    NEW = enum.auto()
-    WAITING = enum.auto()
-    RUNNING = enum.auto()
-    SETTLED = enum.auto()
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Pending(Generic[Payload]):
-    """A request to one model, as queue and policies see it."""
-
-    payload: Payload
-    tokens: int
-    """Length of its source."""
-
-    group: Hashable
-    """Only requests of one group may share a batch."""
-
-    deadline_s: float
-    """On the batcher's clock."""
-
-    on_deadline: Callable[[], None]
-    """Called at the deadline, waiting or running, unless it has been settled before."""
-
-    on_refused: Callable[[ServiceError], None]
-    """Called where a policy gives it up while it waits."""
-
-    flow: Hashable = field(default_factory=object)
-    """Whom it is for: flows take turns, however much each of them asks for. Without one it is a flow of its own."""
-
-    slots: int = 1
-    """Of the model's capacity, while it runs."""
-
-    tier: Tier = Tier.DEFAULT
-    part: int = 0
-    """How many parts of the same client's request come before it."""
-
-    due_s: float = 0.0
-    """When its turn is, among requests of its length; set when it is queued."""
-
-    arrived_s: float = 0.0
-    sent_s: float = 0.0
-    state: State = State.NEW
-    batch: RunningBatch[Payload] | None = field(default=None, repr=False)
-    """What it was sent with; it knows the place."""
-
-    timer: Timer | None = field(default=None, repr=False)
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class RunningBatch(Generic[Payload]):
-    """Requests that were sent together and have not all come back."""
-
-    requests: tuple[Pending[Payload], ...]
-    place: Place
-    """Where they run."""
-
-    sent_s: float
-    unsettled: int
-    """Requests that have not come back."""
-
-    begun: int = 0
-    """Requests that the model has begun with, or will not begin any more."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens that every request is padded to."""
-        return max(request.tokens for request in self.requests)
-
-    @property
-    def waits(self) -> bool:
-        """Whether some of it has not been begun yet."""
-        return self.begun < len(self.requests)
+from service.batching.pending import Payload, Pending
 
 
 class QueueFull(Exception):
@@ -119,20 +35,17 @@ class RequestQueue(Generic[Payload]):
         """Put a request where its turn is; an empty queue takes one of any size. Raises QueueFull where `bounded`."""
         if bounded and self and self.tokens + request.tokens > self.max_tokens:
             raise QueueFull
-        self._order.add(request, request.flow, request.tokens)
-        self.lines.add(request)
+        self.lines.add(request, self._order.add(request, request.flow, request.tokens))
         self.tokens += request.tokens
 
     def take(self, request: Pending[Payload]) -> None:
         """A request gets its turn, which counts for its flow. Raises KeyError where it is not in the queue."""
         self._order.take(request, request.tokens)
-        self._forget(request)
+        self.lines.remove(request)
+        self.tokens -= request.tokens
 
     def remove(self, request: Pending[Payload]) -> None:
         """A request leaves without its turn. Raises KeyError where it is not in the queue."""
         self._order.remove(request)
-        self._forget(request)
-
-    def _forget(self, request: Pending[Payload]) -> None:
         self.lines.remove(request)
         self.tokens -= request.tokens

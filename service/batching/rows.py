@@ -11,7 +11,7 @@ import structlog
 from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Source, Task
 from service.batching.lane import BatcherMaker, Lane, Ticket
 from service.batching.latency import StepRate
-from service.batching.queue import RunningBatch, State
+from service.batching.pending import RunningBatch, State
 from service.errors import InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
 from service.inference.place import Place

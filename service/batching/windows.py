@@ -11,7 +11,7 @@ import structlog
 from deploy.triton.protocol import Source
 from service.batching.lane import BatcherMaker, Lane, Ticket
 from service.batching.latency import LatencyModel
-from service.batching.queue import RunningBatch, State
+from service.batching.pending import RunningBatch, State
 from service.errors import ServiceError
 from service.inference.fleet import Fleet
 from service.inference.place import Place
@@ -25,8 +25,8 @@ MODEL = "qa"
 class WindowTicket(Ticket):
     """One window between submission and its scores."""
 
-    def __init__(self, source: Source, flow: Hashable | None, deadline_s: float, part: int) -> None:
-        super().__init__(source, MODEL, deadline_s, flow=flow, part=part)
+    def __init__(self, source: Source, flow: Hashable | None, deadline_s: float) -> None:
+        super().__init__(source, MODEL, deadline_s, flow=flow)
         self.emissions: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: ServiceError) -> None:
@@ -55,7 +55,7 @@ class WindowLane(Lane[WindowTicket]):
         Raises Overloaded where the queue has no room for a first part, Unavailable where no place is left or after
         `close`; the future may raise DeadlineExceeded, Unavailable or InferenceFailed.
         """
-        ticket = WindowTicket(source, flow, deadline_s, part)
+        ticket = WindowTicket(source, flow, deadline_s)
         self._submit(ticket, bounded=part == 0)
         ticket.emissions.add_done_callback(lambda _: self._leave(ticket))
         return ticket.emissions

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from service.batching.pending import Pending
 from service.batching.policies.filling import Candidate, candidates
 from service.batching.policies.policy import Decision, View
-from service.batching.queue import Pending
 from service.errors import ServiceError
 
 

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from service.batching.pending import Pending
 from service.batching.policies.policy import View
-from service.batching.queue import Pending
 
 SMALLEST_BUCKET = 64
 """Padding below this length costs nothing worth splitting a batch for."""
@@ -57,19 +57,20 @@ def _fill(line: list[Pending[Any]], view: View) -> Candidate:
     for request in line:
         longest = max(longest, request.tokens)
         free -= request.slots
-        rows = len(taken) + 1
-        if taken and (free < 0 or _too_large(rows, longest, view)):
+        if taken and (free < 0 or _is_too_large(len(taken) + 1, longest, view)):
             return Candidate(requests=tuple(taken), full=True, fits=True)
         if free < 0 and not view.idle:
             return Candidate(requests=(request,), full=True, fits=False)
         taken.append(request)
-    rows = len(taken)
-    return Candidate(requests=tuple(taken), full=free <= 0 or _too_large(rows + 1, longest, view), fits=True)
+    full = free <= 0 or _is_too_large(len(taken) + 1, longest, view)
+    return Candidate(requests=tuple(taken), full=full, fits=True)
 
 
-def _too_large(rows: int, longest: int, view: View) -> bool:
-    """Whether so many requests are more than one batch may hold."""
+def _is_too_large(rows: int, tokens: int, view: View) -> bool:
+    """Whether one batch may not hold so many rows of so many tokens."""
     limits = view.limits
-    if rows > limits.rows or rows * longest > limits.tokens:
-        return True
-    return limits.seconds < math.inf and view.latency.predict_s(rows, longest) > limits.seconds
+    return (
+        rows > limits.rows
+        or rows * tokens > limits.tokens
+        or (limits.seconds is not None and view.latency.predict_s(rows, tokens) > limits.seconds)
+    )

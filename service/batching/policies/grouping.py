@@ -68,7 +68,8 @@ def best_batch(group: Group, table: Table, limits: BatchLimits, free_slots: int)
     patient_LN.sort(axis=1)
     allowed_LN = patient_LN[:, ::-1] >= seconds_LN
     allowed_LN[:, 1:] &= (sizes_N * longest_L[:, None] <= limits.tokens)[:, 1:]
-    allowed_LN[:, 1:] &= seconds_LN[:, 1:] <= limits.seconds
+    if limits.seconds is not None:
+        allowed_LN[:, 1:] &= seconds_LN[:, 1:] <= limits.seconds
     if not allowed_LN.any():
         return None
     if group.weights.min() == group.weights.max():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,7 +9,8 @@ from typing import Any, Protocol
 from deploy.triton.protocol import EngineStats
 from service.batching.arrivals import Arrivals
 from service.batching.latency import LatencyModel
-from service.batching.queue import Pending, RequestQueue, RunningBatch
+from service.batching.pending import Pending, RunningBatch
+from service.batching.queue import RequestQueue
 from service.errors import ServiceError
 
 
@@ -27,9 +27,6 @@ class BatchLimits:
 
     least_filled: float = 0.5
     """Requests share a batch only where each is at least about this share of the longest, the shortest aside."""
-
-    seconds: float = math.inf
-    """The longest a batch of several requests is expected to take: what comes meanwhile has to wait for it."""
 
     def of_at_most(self, tokens: int | None) -> BatchLimits:
         """The same, for a place that takes no more tokens at once; None is no limit of its own."""
@@ -48,6 +45,9 @@ class View:
 
     free_slots: int
     """What the place can take now."""
+
+    elsewhere: bool
+    """Whether another place could take what this one does not."""
 
     idle: bool
     """Nothing runs there: a request that needs more slots than there are may go, alone."""

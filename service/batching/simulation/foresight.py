@@ -1,8 +1,8 @@
 """A policy that knows what will come: what forecasts could bring at most, about.
 
-At every decision it tries several batches, and waiting for the next arrival, each against the true future: what follows
-is batched as `predictive` does it. It keeps what leaves the most requests in time. The best order of batches is a search
-that no simulation finishes, so this is no bound; on cases small enough to try every order it finds the best.
+At every decision it tries several batches, and waiting for the next arrival, each against the true future: what
+follows is batched as `predictive` does it. It keeps what leaves the most requests in time. The best order of all is a
+search that does not end, so this is no bound.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from service.batching.lines import length_class
+from service.batching.pending import Pending
 from service.batching.policies import Decision, View
 from service.batching.policies.grouping import Choice, Group, best_batch
-from service.batching.queue import Pending
 from service.batching.simulation.requests import Requests
 from service.errors import ServiceError
 
@@ -89,7 +89,7 @@ class Foresight:
     def _follow(self, rest: np.ndarray, now_s: float, view: View) -> int:
         """How many of the rest are in time if `predictive` goes on from here."""
         in_time = 0
-        alone_s = view.latency.table_s(np.float64(1), self.requests.tokens.astype(np.float64))
+        alone_s = view.latency.table_s(np.ones(1), self.requests.tokens.astype(np.float64))
         while len(rest):
             rest = rest[now_s + alone_s[rest] <= self.requests.deadlines_s[rest]]
             here = rest[self.requests.arrivals_s[rest] <= now_s]

@@ -13,8 +13,9 @@ import numpy as np
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyModel
 from service.batching.load import PlaceLoad
+from service.batching.pending import Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Decision, Policy, View
-from service.batching.queue import Pending, RequestQueue, RunningBatch, State
+from service.batching.queue import RequestQueue
 from service.batching.simulation.clock import SimulatedClock
 from service.batching.simulation.costs import Costs
 from service.batching.simulation.requests import Requests

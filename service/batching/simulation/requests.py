@@ -48,9 +48,7 @@ def sorted_seconds(tokens: np.ndarray, costs: Costs, rows: int) -> float:
     return sum(costs.predict_s(len(batch), int(batch[-1])) for batch in batches)
 
 
-def requests_at(
-    load: float, tokens: np.ndarray, offsets: np.ndarray, costs: Costs, rows: int
-) -> Requests:
+def requests_at(load: float, tokens: np.ndarray, offsets: np.ndarray, costs: Costs, rows: int) -> Requests:
     """Requests of those lengths, arriving at those offsets stretched or compressed to the load."""
     seconds = sorted_seconds(tokens, costs, rows)
     arrivals_s = (offsets - offsets[0]) / max(offsets[-1] - offsets[0], 1e-9) * seconds / load

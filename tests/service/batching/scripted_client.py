@@ -21,8 +21,9 @@ from service.batching.batcher import Batcher
 from service.batching.clock import Clock
 from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
+from service.batching.pending import RunningBatch
 from service.batching.policies import BatchLimits, Immediate, Policy
-from service.batching.queue import RequestQueue, RunningBatch
+from service.batching.queue import RequestQueue
 from service.errors import ServiceError
 from service.inference.fleet import Fleet
 from service.inference.place import Place, Standing

@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 from service.batching.batcher import LONGEST_RETRY_S, Batcher
 from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
-from service.batching.policies import BatchFirst, BatchLimits, Dynamic, Immediate, Policy, Predictive, bucket, make_policy
-from service.batching.queue import Pending, RequestQueue, RunningBatch, State
+from service.batching.pending import Pending, RunningBatch, State
+from service.batching.policies import (
+    BatchFirst,
+    BatchLimits,
+    Dynamic,
+    Immediate,
+    Policy,
+    Predictive,
+    bucket,
+    make_policy,
+)
+from service.batching.queue import RequestQueue
 from service.errors import Overloaded, ServiceError, Unavailable
 from service.settings import BatchingSettings
 from tests.service.batching.hand_clock import HandClock

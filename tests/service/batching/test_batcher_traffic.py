@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from service.batching.batcher import Batcher
 from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
+from service.batching.pending import Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket
-from service.batching.queue import Pending, RequestQueue, RunningBatch, State
+from service.batching.queue import RequestQueue
 from service.errors import Overloaded
 from tests.service.batching.hand_clock import HandClock
 from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deploy.triton.protocol import FinishReason, Sampling, Source, Task
+from service.batching.pending import Pending
 from service.batching.policies import Decision, Immediate, Policy, View
-from service.batching.queue import Pending
 from service.batching.rows import RowLane, RowTicket
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.inference.fleet import Fleet

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.triton.protocol import Source
+from service.batching.latency import BatchTime
 from service.batching.windows import WindowLane
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.inference.fleet import Fleet
@@ -87,8 +88,9 @@ async def test_the_models_own_times_teach_the_latency_model(scene: Scene) -> Non
     await run_batch(scene, ModelTimes(runs=7, rows=70, seconds=700.0))
     assert latency.predict_s(1, 4) == before, "what ran before anybody looked is nobody's"
     await run_batch(scene, ModelTimes(runs=8, rows=71, seconds=709.0))
-    # A new observation weighs a tenth.
-    assert latency.predict_s(1, 4) == pytest.approx(0.9 * before + 0.9)
+    told = BatchTime()
+    told.observe(1, 4, 9.0)
+    assert latency.predict_s(1, 4) == told.predict_s(1, 4) > before
 
 
 async def test_what_others_ran_at_the_model_teaches_nothing(scene: Scene) -> None:
