@@ -138,8 +138,8 @@ class BatchingSettings(_Part):
     """Source tokens of one batch, padding included. One longer row goes alone."""
 
     batch_s: float = Field(default=0.1, gt=0)
-    """How long a batch of several requests may be expected to take: what comes meanwhile waits for up to two of them,
-    however long the books are that others ask about."""
+    """How long a batch of several requests may be expected to take: what comes meanwhile waits for one to end, however
+    long the books are that others ask about."""
 
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""

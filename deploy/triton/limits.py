@@ -37,7 +37,7 @@ class EngineSettings:
     """Threads of one operator; 0 is one for each physical core."""
 
     prefill_tokens: int = 2048
-    """Source tokens (padding included) encoded between two decode steps. A longer source goes alone."""
+    """Source tokens (padding included) that are taken to be encoded before others are. A longer source goes alone."""
 
     warm_positions: int = 256
     """Cache positions a slot whose memory is taken at start and kept; the rest comes and goes with long rows."""
