@@ -144,6 +144,9 @@ class PredictiveSettings(_Part):
     groups: bool = True
     """Let lengths decide who shares a batch; if not, requests go in the order in which they are due."""
 
+    hurries: bool = True
+    """Of batches that pay about alike, send the shorter."""
+
 
 class BatchingSettings(_Part):
     """The queues in front of the models."""
