@@ -2,7 +2,7 @@
 
     python -m tests.service.tasks.measure_long_contexts squad.json unanswerable.json --output long-contexts.json
 
-`squad.json` is SQuAD 1.1's development file, `unanswerable.json` SQuAD 2.0's questions without answers; both are read as
+    python -m tests.service.tasks.measure_long_contexts squad.json unanswerable.json --output found.json
 they are or compressed. The questions are taken evenly from the articles that training holds out.
 """
 
