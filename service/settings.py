@@ -144,6 +144,9 @@ class PredictiveSettings(_Part):
     groups: bool = True
     """Let lengths decide who shares a batch; if not, requests go in the order in which they are due."""
 
+    hurries: bool = True
+    """Of batches that pay about alike, send the shorter."""
+
 
 class BatchingSettings(_Part):
     """The queues in front of the models."""
@@ -162,8 +165,8 @@ class BatchingSettings(_Part):
     """Source tokens of one batch, padding included. One longer row goes alone."""
 
     batch_s: float = Field(default=0.1, gt=0)
-    """How long a batch of several requests may be expected to take: what comes meanwhile waits for up to two of them,
-    however long the books are that others ask about."""
+    """How long a batch of several requests may be expected to take: what comes meanwhile waits for one to end, however
+    long the books are that others ask about."""
 
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""
@@ -216,6 +219,9 @@ class LocalSettings(_Part):
     slots: int = Field(default=32, ge=1)
     threads: int = Field(default=0, ge=0)
     """Threads of one operator; 0 is one for each physical core."""
+
+    gap_steps: float = Field(default=3.0, ge=1)
+    """Time between two tokens of a text while others' sources are encoded, in decode steps without that."""
 
 
 class Settings(BaseSettings):

@@ -17,7 +17,7 @@ from service.api.responses import JsonResponse
 from service.api.streams import open_stream
 from service.errors import InvalidInput, ModelNotFound
 from service.gateway import Gateway
-from service.tasks.answers import Piece, TextAnswer, Usage
+from service.tasks.answers import Piece, ReadyAnswer, TextAnswer, Usage
 
 ALIAS = "trident"
 OWNER = "trident"
@@ -149,7 +149,7 @@ async def _answer(
     return await _whole(answer, shape, head)
 
 
-async def _whole(answer: TextAnswer, shape: Shape, head: dict[str, Any]) -> Response:
+async def _whole(answer: TextAnswer | ReadyAnswer, shape: Shape, head: dict[str, Any]) -> Response:
     text, ending = await answer.whole()
     choices = [shape.choice(text, ending.finish_reason)]
     return JsonResponse({**head, "object": shape.whole, "choices": choices, "usage": usage_json(ending.usage)})
