@@ -6,20 +6,19 @@ It is not one of the service's policies, for it does not pay: docs/batching.md h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from service.batching.pending import Pending
 from service.batching.policies import Decision, Predictive, View
 from service.errors import ServiceError
 
-LATEST = 32
-"""Arrivals whose mean gap is the forecast."""
+HORIZON_S = 1.0
+"""Ahead of which arrivals are forecast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Waits while one request more, come after the mean gap, would make a batch of more requests a second."""
+    """Waits while one request more, come when the forecast has it, would make a batch of more requests a second."""
 
     policy: Predictive
 
@@ -41,6 +40,6 @@ class Waiting:
 
 
 def _gap_s(view: View) -> float | None:
-    """Mean seconds between the latest arrivals; None before there are two."""
-    latest = list(islice(reversed(view.arrivals.latest), LATEST))
-    return (latest[0].at_s - latest[-1].at_s) / (len(latest) - 1) if len(latest) > 1 else None
+    """Mean seconds until the next arrival, by the forecast; None where it expects none."""
+    rate = view.forecast.rate_per_s(HORIZON_S, now_s=view.now_s)
+    return 1 / rate if rate > 0 else None
