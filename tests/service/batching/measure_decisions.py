@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from service.batching.arrivals import Arrivals
+from service.batching.forecast import Forecast
 from service.batching.latency import BatchTime
+from service.batching.lengths import AnswerLengths
 from service.batching.pending import Pending
 from service.batching.policies import BatchLimits, Predictive, View
 from service.batching.queue import RequestQueue
+from service.batching.steps import StepTimes
 from service.inference.place import EMPTY
 
 WAITING = 1000
@@ -35,7 +37,8 @@ class Traffic:
     def __init__(self) -> None:
         self.queue: RequestQueue[int] = RequestQueue(1 << 40)
         self._generator = np.random.default_rng(0)
-        self._policy, self._latency, self._arrivals = Predictive(), BatchTime(), Arrivals()
+        self._policy, self._latency, self._forecast = Predictive(), BatchTime(), Forecast()
+        self._steps, self._lengths = StepTimes(), AnswerLengths()
 
     def come(self, now_s: float, count: int) -> None:
         """So many requests, due in 1 to 60 s."""
@@ -58,12 +61,14 @@ class Traffic:
         view = View(
             queue=self.queue,
             now_s=now_s,
-            arrivals=self._arrivals,
+            forecast=self._forecast,
             free_slots=32,
             elsewhere=False,
             idle=True,
             limits=BatchLimits(rows=32, tokens=8192, seconds=0.1),
             latency=self._latency,
+            steps=self._steps,
+            lengths=self._lengths,
             running=(),
             occupancy=EMPTY,
         )
