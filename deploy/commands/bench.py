@@ -152,7 +152,9 @@ def policies(
 
 @app.command("report")
 def make_report(
-    results: Annotated[list[Path], typer.Argument(help="Raw results of `bench load`, or of `bench train`.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Raw results of `bench load`, of `bench policies`, or of `bench train`.")
+    ],
     document: Annotated[
         Path | None, typer.Option(help="Markdown file to write the table into, between its markers.")
     ] = None,
@@ -168,13 +170,21 @@ def make_report(
     if document is not None and not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
     loaded = [read_object(path) for path in results]
+    of_policies = [result.get("what") == "policies" for result in loaded]
+    if any(of_policies) and not all(of_policies):
+        raise ValueError("results of `bench policies` and others do not fit one table: name one kind")
     for path, result in zip(results, loaded, strict=True):
-        if not ("step_s" in result or {"samples", "settings"} <= result.keys()):
-            raise ValueError(f"{path} holds no results: give what `bench load` or `bench train` wrote to --output")
+        if not (result.get("what") == "policies" or "step_s" in result or {"samples", "settings"} <= result.keys()):
+            raise ValueError(f"{path} holds no results: give what a `bench` command wrote to --output")
     of_training = ["step_s" in result for result in loaded]
     if any(of_training) and not all(of_training):
         raise ValueError("results of `bench load` and of `bench train` do not fit one table: name one kind")
-    table = report.training_table(loaded) if any(of_training) else report.table(loaded)
+    if all(of_policies):
+        from deploy.commands.policies import markdown
+
+        table = markdown(loaded)
+    else:
+        table = report.training_table(loaded) if any(of_training) else report.table(loaded)
     if document is None:
         typer.echo(table)
         return

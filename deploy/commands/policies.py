@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -127,3 +128,21 @@ def table(figures: Sequence[dict[str, object]]) -> Table:
         shares = (f"{each[name]:.3f}" for name in ("attained", "goodput", "rejected", "late"))
         shown.add_row(str(each["policy"]), f"{each['load']:g}", *shares, by_length, f"{each['decision_us']:.0f}")
     return shown
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """What `--output` wrote, as a table: shares in time, a line a policy and what it was run without."""
+    columns: list[str] = []
+    lines: dict[str, dict[str, str]] = {}
+    for result in results:
+        settings = result["settings"]
+        kind = f"{settings['costs']}, {settings['arrivals']}, first {settings['requests']}"
+        without = "".join(f" without `{part}`" for part in settings["without"])
+        for each in result["figures"]:
+            column = f"{kind}: {each['load']:g}"
+            if column not in columns:
+                columns.append(column)
+            lines.setdefault(f"{each['policy']}{without}", {})[column] = f"{each['attained']:.3f}"
+    head = f"| policy | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
+    rows = (f"| {name} | {' | '.join(cells.get(column, '–') for column in columns)} |" for name, cells in lines.items())
+    return "\n".join([head, *rows])

@@ -8,8 +8,6 @@ for a bounded time: what is past due gains weight until it is served.
 from __future__ import annotations
 
 import math
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -33,6 +31,12 @@ SOON_S = 10.0
 PACE = 4000.0
 """Tokens a second at which what one client asks for is due: a window of 400 is due 0.1 s after the one before it."""
 
+FIELDS = ("due_s", "deadline_s", "tokens", "weight", "slots")
+"""Of a request, that decisions look at."""
+
+ROOM = 32
+"""Requests that a line holds at first."""
+
 
 @lru_cache(maxsize=8192)
 def length_class(tokens: int) -> int:
@@ -51,39 +55,42 @@ def due_s(request: Pending[Any], behind: float) -> float:
 class Line:
     """Requests of about one length, in the order in which they are due."""
 
-    __slots__ = ("_columns", "_fields", "requests")
+    __slots__ = ("_table", "requests")
 
     def __init__(self) -> None:
         self.requests: list[Pending[Any]] = []
-        self._fields = tuple(array("d") for _ in range(5))
-        self._columns: np.ndarray | None = None
+        self._table = np.empty((len(FIELDS), ROOM))
+        """FP64 [5, room]: a column a request, so that decisions read it as it stands."""
 
     @property
     def columns(self) -> np.ndarray:
-        """FP64 [5, requests looked at]: due_s, deadline_s, tokens, weight, slots."""
-        if self._columns is None:
-            count = min(len(self.requests), LOOKED_AT)
-            self._columns = np.empty((len(self._fields), count))
-            for row, values in zip(self._columns, self._fields, strict=True):
-                row[:] = np.frombuffer(values, np.float64, count)
-        return self._columns
+        """FP64 [5, requests looked at]: due_s, deadline_s, tokens, weight, slots. Stands until the line changes."""
+        return self._table[:, : min(len(self.requests), LOOKED_AT)]
 
     def add(self, request: Pending[Any]) -> None:
         """Put a request where it belongs, behind those that are due at the same time."""
-        index = bisect_right(self._fields[0], request.due_s)
+        count = len(self.requests)
+        if count == self._table.shape[1]:
+            self._table = np.concatenate((self._table, np.empty_like(self._table)), axis=1)
+        index = int(self._table[0, :count].searchsorted(request.due_s, "right"))
+        if index < count:
+            self._table[:, index + 1 : count + 1] = self._table[:, index:count]
+        self._table[:, index] = (
+            request.due_s,
+            request.deadline_s,
+            request.tokens,
+            request.tier.weight,
+            request.slots,
+        )
         self.requests.insert(index, request)
-        values = (request.due_s, request.deadline_s, request.tokens, request.tier.weight, request.slots)
-        for field, value in zip(self._fields, values, strict=True):
-            field.insert(index, value)
-        self._columns = None
 
     def remove(self, request: Pending[Any]) -> None:
         """Take a request out."""
-        index = self.requests.index(request, bisect_left(self._fields[0], request.due_s))
+        count = len(self.requests)
+        first = int(self._table[0, :count].searchsorted(request.due_s))
+        index = self.requests.index(request, first)
+        self._table[:, index : count - 1] = self._table[:, index + 1 : count]
         del self.requests[index]
-        for field in self._fields:
-            del field[index]
-        self._columns = None
 
 
 class Lines:

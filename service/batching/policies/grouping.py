@@ -65,26 +65,28 @@ def best_batch(group: Group, table: Table, limits: BatchLimits, free_slots: int,
     sizes_N = np.arange(1, min(limits.rows, count, max(free_slots, 1)) + 1)
     longest_L = np.maximum.reduceat(group.tokens, group.starts)
     seconds_LN = table(sizes_N, longest_L[:, None])
-    window_LW = group.starts[:, None] + np.arange(min(LOOKED_AT, count))
-    there_LW = window_LW < count
-    slack_LW = np.where(there_LW, group.slack_s[np.where(there_LW, window_LW, 0)], -np.inf)
+    looked_at = min(LOOKED_AT, count)
+    window_LW = group.starts[:, None] + np.arange(looked_at)
+    # Lines near the end see fewer: behind the last request come some that are never in time.
+    overdue_LW = np.concatenate((-group.slack_s, np.full(looked_at, np.inf)))[window_LW]
     # n requests are in time if the n-th most patient is.
-    patient_LN = -np.partition(-slack_LW, len(sizes_N) - 1, axis=1)[:, : len(sizes_N)]
-    patient_LN.sort(axis=1)
-    allowed_LN = patient_LN[:, ::-1] >= seconds_LN
-    allowed_LN[:, 1:] &= (sizes_N * longest_L[:, None] <= limits.tokens)[:, 1:]
+    allowed_LN = np.sort(overdue_LW, axis=1)[:, : len(sizes_N)] <= -seconds_LN
+    fits_LN = sizes_N * longest_L[:, None] <= limits.tokens
     if limits.seconds is not None:
-        allowed_LN[:, 1:] &= seconds_LN[:, 1:] <= limits.seconds
+        fits_LN &= seconds_LN <= limits.seconds
+    fits_LN[:, 0] = True
+    allowed_LN &= fits_LN
     if not allowed_LN.any():
         return None
     if group.weights.min() == group.weights.max():
         weights_LN = sizes_N * group.weights[0]
     else:
-        weights_LN = _weights(slack_LW, seconds_LN, sizes_N, group.weights[np.where(there_LW, window_LW, 0)])
+        weights_LW = group.weights[np.minimum(window_LW, count - 1)]
+        weights_LN = _weights(-overdue_LW, seconds_LN, sizes_N, weights_LW)
     scores_LN = np.where(allowed_LN, weights_LN / seconds_LN**haste, 0.0)
     line, size = divmod(int(scores_LN.argmax()), len(sizes_N))
     seconds = float(seconds_LN[line, size])
-    indices = int(group.starts[line]) + np.flatnonzero(slack_LW[line] >= seconds)[: size + 1]
+    indices = int(group.starts[line]) + np.flatnonzero(overdue_LW[line] <= -seconds)[: size + 1]
     indices = indices[group.slots[indices].cumsum() <= free_slots]
     return Choice(indices=indices, seconds=seconds, score=float(scores_LN[line, size]))
 

@@ -12,6 +12,7 @@ is wrong would never be put right if nothing ran.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -63,12 +64,12 @@ class Predictive:
         if view.free_slots <= 0 and not view.idle:
             return Decision()
         prospect = _Prospect.of(view)
-        best: tuple[Choice, list[Line]] | None = None
+        best: tuple[Choice, _Members] | None = None
         late: list[Pending[Any]] = []
         groups = []
         for lines in view.queue.lines:
-            group, late_s = self._group(lines, view, prospect)
-            groups.append((lines, late_s))
+            group, members, late_s = self._group(lines, view, prospect)
+            groups.append((members, late_s))
             if self.refuses:
                 group.slack_s[late_s > 0] = -np.inf
             haste = HASTE if self.hurries else 1.0
@@ -76,12 +77,12 @@ class Predictive:
             if choice is None:
                 late += [line.requests[0] for line in lines]
             elif best is None or choice.score > best[0].score:
-                best = choice, lines
+                best = choice, members
         batch: tuple[Pending[Any], ...] = ()
         behind_s = 0.0
         if best is not None:
-            choice, lines = best
-            batch = tuple(_at(lines, index) for index in choice.indices.tolist())
+            choice, members = best
+            batch = tuple(members[index] for index in choice.indices.tolist())
             # Whoever is left has to wait for this batch, unless another place takes him.
             behind_s = 0.0 if view.elsewhere else choice.seconds / (1 + view.latency.error_ratio)
         elif view.idle and late:
@@ -89,12 +90,13 @@ class Predictive:
         refused = _refusals(batch, behind_s, groups) if self.refuses else ()
         return Decision(batch=batch, refused=refused)
 
-    def _group(self, lines: list[Line], view: View, prospect: _Prospect) -> tuple[Group, np.ndarray]:
+    def _group(self, lines: list[Line], view: View, prospect: _Prospect) -> tuple[Group, _Members, np.ndarray]:
         """Requests that may share a batch, and by how much each would be late at best: FP64 [R], negative in time."""
-        dues_s, deadlines_s, tokens, weights, slots = np.concatenate([line.columns for line in lines], axis=1)
+        columns = [line.columns for line in lines]
+        dues_s, deadlines_s, tokens, weights, slots = np.concatenate(columns, axis=1)
+        firsts = [0, *accumulate(each.shape[1] for each in columns[:-1])]
         if self.ages and dues_s.min() < view.now_s:
             weights = weights * np.exp2(((view.now_s - dues_s) / AGEING_S).clip(0, MOST_DOUBLINGS))
-        sizes = [line.columns.shape[1] for line in lines]
         group = Group(
             tokens=tokens,
             slack_s=(deadlines_s - prospect.free_s) / prospect.caution
@@ -102,9 +104,9 @@ class Predictive:
             else np.full_like(deadlines_s, np.inf),
             weights=weights,
             slots=slots,
-            starts=np.array(list(accumulate(sizes[:-1], initial=0))) if self.groups else np.zeros(1, int),
+            starts=np.array(firsts) if self.groups else np.zeros(1, int),
         )
-        return group, prospect.soonest_s(tokens) - deadlines_s
+        return group, _Members(lines, firsts), prospect.soonest_s(tokens) - deadlines_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,26 +136,29 @@ class _Prospect:
 
 
 def _refusals(
-    batch: tuple[Pending[Any], ...], behind_s: float, groups: list[tuple[list[Line], np.ndarray]]
+    batch: tuple[Pending[Any], ...], behind_s: float, groups: list[tuple[_Members, np.ndarray]]
 ) -> tuple[tuple[Pending[Any], ServiceError], ...]:
-    """Who would be late at best behind a batch that goes now. `groups`: lines, and by how much all are late anyway."""
+    """Who would be late at best behind a batch that goes now. `groups`: requests, and how late all are anyway."""
     refused = []
-    for lines, late_s in groups:
+    for members, late_s in groups:
         for index in np.flatnonzero(late_s + behind_s > 0).tolist():
-            request = _at(lines, index)
+            request = members[index]
             if request not in batch:
                 refused.append((request, _hopeless(late_s[index] + behind_s)))
     return tuple(refused)
 
 
-def _at(lines: list[Line], index: int) -> Pending[Any]:
-    """The request at an index of a group."""
-    for line in lines:
-        size = line.columns.shape[1]
-        if index < size:
-            return line.requests[index]
-        index -= size
-    raise IndexError("the group has no such request")
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """The requests of a group, by their indices in it."""
+
+    lines: list[Line]
+    firsts: list[int]
+    """Where each line begins."""
+
+    def __getitem__(self, index: int) -> Pending[Any]:
+        number = bisect_right(self.firsts, index) - 1
+        return self.lines[number].requests[index - self.firsts[number]]
 
 
 def _hopeless(late_s: float) -> Overloaded:

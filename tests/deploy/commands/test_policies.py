@@ -127,3 +127,19 @@ def test_a_trace_that_is_not_there_is_named(tmp_path: Path) -> None:
     answer = bench(tmp_path / "none.csv")
     assert answer.exit_code == 2
     assert "none.csv does not exist" in answer.stderr
+
+
+def test_a_table_is_made_of_what_was_kept(trace: Path, tmp_path: Path) -> None:
+    kept = [tmp_path / "whole.json", tmp_path / "less.json"]
+    options = ("--loads", "0.5,1.5", "--policies", "predictive", "--output")
+    whole = figures(trace, *options, str(kept[0]))
+    less = figures(trace, *options, str(kept[1]), "--without", "sheds")
+    answer = CliRunner().invoke(app, ["report", *map(str, kept)])
+    assert answer.stdout.splitlines() == [
+        "| policy | cpu, trace, first 200: 0.5 | cpu, trace, first 200: 1.5 |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {each[0]['attained']:.3f} | {each[1]['attained']:.3f} |"
+            for name, each in (("predictive", whole), ("predictive without `sheds`", less))
+        ),
+    ]
