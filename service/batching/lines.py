@@ -2,7 +2,7 @@
 
 A request is due at its deadline, or some seconds after it came where that is earlier; later if its class has patience,
 and if it stands behind others of the same client. So a book of a thousand windows is overtaken by a question of one,
-for a bounded time: what is past due gains weight until it is served.
+for a bounded time: what is past due has its turn (policies/predictive.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILLED = 0.8
 LOOKED_AT = 64
 """Requests of a line that a decision looks at: twice the largest batch. 128 serve no more in time."""
 
-SOON_S = 10.0
+SOON_S = 2.0
 """A request without a near deadline is due so long after it came."""
 
 PACE = 4000.0
