@@ -195,12 +195,12 @@ def _row_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metrics) 
             ahead=ROWS_AHEAD,
         )
 
-    limits = _limits(knobs, knobs.batch_rows)
+    limits = _limits(knobs, knobs.batch_rows, knobs.batch_tokens)
     return RowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
 
 
-def _limits(knobs: BatchingSettings, rows: int) -> BatchLimits:
-    return BatchLimits(rows=rows, tokens=knobs.batch_tokens, least_filled=LEAST_FILLED, seconds=knobs.batch_s)
+def _limits(knobs: BatchingSettings, rows: int, tokens: int) -> BatchLimits:
+    return BatchLimits(rows=rows, tokens=tokens, least_filled=LEAST_FILLED, seconds=knobs.batch_s)
 
 
 def _row_slots(most: int | None, place: Place) -> int:
@@ -217,7 +217,8 @@ def _window_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metric
             place=place, capacity=lambda _: knobs.running_windows, latency=BatchTime(), ahead=WINDOWS_AHEAD
         )
 
-    limits = _limits(knobs, min(knobs.batch_rows, manifest.limits.max_batch_size))
+    tokens = min(knobs.batch_tokens, knobs.window_tokens)
+    limits = _limits(knobs, min(knobs.batch_rows, manifest.limits.max_batch_size), tokens)
     return WindowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
 
 

@@ -164,6 +164,10 @@ class BatchingSettings(_Part):
     batch_tokens: int = Field(default=8192, ge=1)
     """Source tokens of one batch, padding included. One longer row goes alone."""
 
+    window_tokens: int = Field(default=2048, ge=1)
+    """The same for question answering windows, where a prediction is wrong. Two cores compute 16 windows no faster than
+    four by four (384 tokens: 361 against 305 ms each on a busy machine); a GPU does: set it to `batch_tokens` there."""
+
     batch_s: float = Field(default=0.1, gt=0)
     """How long a batch of several requests may be expected to take: what comes meanwhile waits for one to end, however
     long the books are that others ask about."""

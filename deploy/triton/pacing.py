@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 EASE_S = 0.25
 """A prefill that has gone on for so long is a long one: from here on the gap grows in proportion to its time."""
 
-LONGEST_GAP_S = 0.1
-"""No gap is made longer than this."""
+LONGEST_GAP_S = 0.075
+"""No gap is made longer than this; a step that is slower than the one before it comes on top."""
 
 WEIGHT = 0.1
 """Of a new step in the mean."""
