@@ -12,6 +12,8 @@ SHELL := /bin/bash
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST ?=
+# Processes that run test files side by side: many tests wait more than they compute.
+WORKERS ?= 2
 BENCH ?= --output artifacts/load.json
 PYTHON ?=
 
@@ -28,7 +30,7 @@ serve: $(SERVE) triton  ## install what serving needs, start Triton and the gate
 	@exec $(VENV) -m deploy serve --host $(HOST) --port $(PORT)
 
 test: $(DEV) triton  ## install everything, run the tests (PYTEST="-k name" for arguments)
-	$(VENV) -m pytest $(PYTEST)
+	$(VENV) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: $(DEV)  ## ruff, mypy, and who may import whom
 	$(VENV) -m ruff check .

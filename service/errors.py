@@ -166,6 +166,13 @@ class TooManyBytes(Overloaded):
     ends_connection = True
 
 
+class TooManyFromPeer(Overloaded):
+    """As many connections from one address as there may be."""
+
+    rejection = "connections"
+    ends_connection = True
+
+
 class Unavailable(ServiceError):
     """The model cannot be reached."""
 
@@ -180,6 +187,14 @@ class Draining(Unavailable):
     """The gateway finishes what it has, and takes nothing new."""
 
     rejection = "draining"
+    retry_after_s = 1
+
+
+class TooManyConnections(Unavailable):
+    """As many connections as there may be."""
+
+    rejection = "connections"
+    ends_connection = True
     retry_after_s = 1
 
 

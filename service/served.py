@@ -16,17 +16,21 @@ from deploy.triton.manifest import Manifest, bundle_digest, load_manifest, verif
 from deploy.triton.protocol import Task
 from service.batching.batcher import Batcher
 from service.batching.clock import Clock
-from service.batching.latency import TokenRate
+from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
+from service.batching.pending import RunningBatch
 from service.batching.policies import BatchLimits, make_policy
-from service.batching.queue import RequestQueue, RunningBatch
+from service.batching.queue import RequestQueue
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
+from service.calibration import Calibration
 from service.inference.fleet import Fleet
 from service.inference.place import Place
-from service.inference.protocol import BundleIdentity, InferenceClient
+from service.inference.protocol import BundleIdentity, InferenceClient, ServerInfo
 from service.inference.triton import TritonClient
-from service.settings import Settings
+from service.predictions import Predictions
+from service.settings import BatchingSettings, Settings
+from service.state_file import StateFile, machine
 from service.tasks.questions import Questions
 from service.tasks.routing import Routing
 from service.tasks.text_room import TextRoom
@@ -37,14 +41,15 @@ from service.telemetry import Metrics
 
 TOKENIZER_FILE = "tokenizer.json"
 
-ROWS_FILLED = 0.75
-"""Rows of a batch are encoded as they were sent, so padding costs as much as tokens do: a quarter at most."""
+LEAST_FILLED = 0.75
+"""Of a row or window, without padding, which costs as much as tokens do: a quarter of it at most."""
 
 ROWS_AHEAD = 1
 """Batches that wait in the engine for the one before: rows that are not sent yet can still join the next."""
 
-WINDOWS_AHEAD = 2
-"""Batches at the stateless model: one is computed, and the next is there when it ends."""
+WINDOWS_AHEAD = 1
+"""Batches at the stateless model: the one that is computed. A second one behind it would spare the model the way to the
+gateway and back, and nothing could overtake it any more: short questions beside books waited nearly twice as long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +66,8 @@ class ServedBundle:
     summary: Writing
     questions: Questions
     routing: Routing
+    predictions: Predictions
+    settings: Settings
 
     async def close_lanes(self) -> None:
         """Answer whatever still waits or runs with 503."""
@@ -70,7 +77,7 @@ class ServedBundle:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Connect to the models and watch them."""
-        async with self.fleet.running():
+        async with self.predictions.kept(self.settings.state.every_s), self.fleet.running():
             try:
                 yield
             finally:
@@ -100,6 +107,8 @@ def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics, text_room: 
         clock=clock,
         metrics=metrics,
     )
+    predictions = Predictions(rows, windows, clock, _state_file(settings, fleet))
+    _calibrate_first(settings, rows, windows, manifest, predictions)
     generation, summary = Writing(Task.GENERATION, tools), Writing(Task.SUMMARY, tools)
     questions = Questions(tools)
     return ServedBundle(
@@ -113,6 +122,8 @@ def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics, text_room: 
         summary=summary,
         questions=questions,
         routing=Routing(tools, generation, questions, summary),
+        predictions=predictions,
+        settings=settings,
     )
 
 
@@ -123,6 +134,43 @@ def _places(settings: Settings, manifest: Manifest) -> list[Place]:
     return [Place(name, _client(settings), identity, manifest.special_tokens, settings.triton.timeout_s)]
 
 
+def _state_file(settings: Settings, fleet: Fleet) -> StateFile | None:
+    """Where predictions for this bundle on this machine are kept."""
+    if not settings.state.keep or settings.state.folder is None:
+        return None
+    key = {
+        "bundle": bundle_digest(settings.bundle),
+        "places": [place.name for place in fleet.places],
+        "runtime": settings.runtime,
+        "threads": settings.local.threads if settings.runtime == "local" else None,
+        "machine": machine(),
+    }
+    return StateFile(settings.state.folder, key)
+
+
+def _calibrate_first(
+    settings: Settings, rows: RowLane, windows: WindowLane, manifest: Manifest, predictions: Predictions
+) -> None:
+    """Have every place tried out before its first request, unless an earlier run has learnt what it does."""
+    for of_rows, of_windows in zip(rows.batcher.loads, windows.batcher.loads, strict=True):
+        place = of_rows.place
+        calibration = Calibration(
+            client=place.client,
+            rows=of_rows,
+            windows=of_windows,
+            special_tokens=manifest.special_tokens,
+            window_tokens=manifest.limits.qa_window_tokens,
+        )
+        place.rehearse = partial(_calibrate, calibration, settings.state.calibration_s, predictions.known)
+
+
+async def _calibrate(calibration: Calibration, most_s: float, known: set[str], server: ServerInfo) -> None:
+    name = calibration.rows.place.name
+    if most_s > 0 and name not in known:
+        await calibration.run(server, most_s)
+        known.add(name)
+
+
 def _client(settings: Settings) -> InferenceClient:
     """The way to the models that the settings name."""
     if settings.runtime == "triton":
@@ -130,7 +178,8 @@ def _client(settings: Settings) -> InferenceClient:
     # Only here: a gateway in front of Triton does not need ONNX Runtime.
     from service.inference.local import LocalClient
 
-    engine = EngineSettings(slots=settings.local.slots, threads=settings.local.threads, verify=False)
+    knobs = settings.local
+    engine = EngineSettings(slots=knobs.slots, threads=knobs.threads, gap_steps=knobs.gap_steps, verify=False)
     return LocalClient(settings.bundle, engine)
 
 
@@ -142,12 +191,16 @@ def _row_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metrics) 
             place=place,
             capacity=partial(_row_slots, knobs.running_slots),
             tokens=lambda place: place.server.engine.prefill_tokens if place.server else None,
-            latency=TokenRate(),
+            latency=BatchTime(),
             ahead=ROWS_AHEAD,
         )
 
-    limits = BatchLimits(rows=knobs.batch_rows, tokens=knobs.batch_tokens, least_filled=ROWS_FILLED)
+    limits = _limits(knobs, knobs.batch_rows, knobs.batch_tokens)
     return RowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
+
+
+def _limits(knobs: BatchingSettings, rows: int, tokens: int) -> BatchLimits:
+    return BatchLimits(rows=rows, tokens=tokens, least_filled=LEAST_FILLED, seconds=knobs.batch_s)
 
 
 def _row_slots(most: int | None, place: Place) -> int:
@@ -161,12 +214,11 @@ def _window_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metric
 
     def load(place: Place) -> PlaceLoad[Any]:
         return PlaceLoad(
-            place=place, capacity=lambda _: knobs.running_windows, latency=TokenRate(), ahead=WINDOWS_AHEAD
+            place=place, capacity=lambda _: knobs.running_windows, latency=BatchTime(), ahead=WINDOWS_AHEAD
         )
 
-    limits = BatchLimits(
-        rows=min(knobs.batch_rows, manifest.limits.max_batch_size), tokens=knobs.batch_tokens, least_filled=ROWS_FILLED
-    )
+    tokens = min(knobs.batch_tokens, knobs.window_tokens)
+    limits = _limits(knobs, min(knobs.batch_rows, manifest.limits.max_batch_size), tokens)
     return WindowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
 
 
@@ -188,7 +240,7 @@ def _batcher(
 
     return Batcher(
         queue=RequestQueue(knobs.queue_tokens),
-        policy=make_policy(knobs.policy, knobs.max_delay_s),
+        policy=make_policy(knobs),
         limits=limits,
         loads=[load(place) for place in fleet.places],
         clock=clock,

@@ -19,8 +19,9 @@ from sse_starlette.sse import AppStatus
 from uvicorn.config import STARTUP_FAILURE
 
 from service.app import build_app
+from service.connection.descriptors import within_descriptors
+from service.connection.protocol import connections_within
 from service.gateway import Gateway
-from service.http_protocol import protocol_within
 from service.logs import configure_logging
 from service.settings import Settings
 
@@ -76,7 +77,8 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         ws="none",
-        http=protocol_within(settings.limits),
+        # Typed as a class, and called like any factory.
+        http=connections_within(within_descriptors(settings.limits)),  # type: ignore[arg-type]
         lifespan="on",
         backlog=BACKLOG,
         timeout_keep_alive=settings.server.keep_alive_s,

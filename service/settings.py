@@ -7,6 +7,7 @@ This is the only module that looks at the environment. Values are checked here; 
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -45,9 +46,29 @@ class LimitSettings(_Part):
     head_bytes: int = Field(default=32_768, ge=1024)
     """URL and headers of a request; more is refused with 431."""
 
+    headers: int = Field(default=100, ge=1)
+    """Header lines of a request, trailers included; more are refused with 431."""
+
     head_timeout_s: float = Field(default=10.0, gt=0)
     """For a request's URL and headers to arrive, from the connection's first moment or the head's first byte. A head
     that is late is answered 408, a connection that never sent one is closed."""
+
+    pipeline_bytes: int = Field(default=65_536, ge=1024)
+    """Of requests that a client sends behind one that is still being answered; more is left in the socket meanwhile."""
+
+    write_pause_s: float = Field(default=30.0, gt=0)
+    """How long an answer that the network does not take may wait for its client to read; then the connection is cut
+    and the request cancelled."""
+
+    connections: int = Field(default=4096, ge=1)
+    """Open ones in all; more are answered 503 and closed. Each takes a file descriptor."""
+
+    connections_per_peer: int = Field(default=512, ge=1)
+    """Open ones from one IPv4 address, or one /64 network of IPv6; more are answered 429 and closed."""
+
+    trusted_peers: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+    """Addresses of proxies, which speak for many clients and may open as many connections as there are; in the
+    environment a JSON list: ["10.0.0.0/8"]."""
 
     body_bytes: int = Field(default=1 << 20, ge=1)
     """One body; more is refused with 413."""
@@ -84,16 +105,72 @@ class LimitSettings(_Part):
         return self
 
 
+class TierSettings(_Part):
+    """What one class of service gets."""
+
+    deadline_s: float | None = Field(default=None, gt=0)
+    """Time of its requests that name none; without it limits.timeout_s."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """The most of limits.concurrent_requests that its requests may take; more are refused with 429."""
+
+
+class TiersSettings(_Part):
+    """Classes of service."""
+
+    priority: TierSettings = TierSettings()
+    default: TierSettings = TierSettings()
+    flex: TierSettings = TierSettings(deadline_s=600.0, share=0.5)
+    """It waits where others do not, so it has time, and may not fill the house."""
+
+    def of(self, name: str) -> TierSettings:
+        """What a class gets."""
+        found: TierSettings = getattr(self, name)
+        return found
+
+
+class PredictiveSettings(_Part):
+    """What the policy `predictive` does; each can be switched off, to see what it brings."""
+
+    refuses: bool = True
+    """Refuse a request with 429 as soon as its deadline cannot be met."""
+
+    ages: bool = True
+    """Let what is past due weigh more the longer it waits, so that nothing starves."""
+
+    sheds: bool = True
+    """Count only requests for a batch that it answers in time."""
+
+    groups: bool = True
+    """Let lengths decide who shares a batch; if not, requests go in the order in which they are due."""
+
+    hurries: bool = True
+    """Of batches that pay about alike, send the shorter."""
+
+
 class BatchingSettings(_Part):
     """The queues in front of the models."""
 
-    policy: Literal["immediate", "dynamic"] = "dynamic"
+    policy: Literal["predictive", "dynamic", "batch_first", "immediate"] = "predictive"
     max_delay_s: float = Field(default=0.002, ge=0)
     """`dynamic`: how long the oldest request waits for company while the model has room."""
+
+    ageing_s: float = Field(default=1.0, gt=0)
+    """`batch_first`: a wait that counts as much as a full batch."""
+
+    predictive: PredictiveSettings = PredictiveSettings()
 
     batch_rows: int = Field(default=32, ge=1)
     batch_tokens: int = Field(default=8192, ge=1)
     """Source tokens of one batch, padding included. One longer row goes alone."""
+
+    window_tokens: int = Field(default=2048, ge=1)
+    """The same for question answering windows, where a prediction is wrong. Two cores compute 16 windows no faster than
+    four by four (384 tokens: 361 against 305 ms each on a busy machine); a GPU does: set it to `batch_tokens` there."""
+
+    batch_s: float = Field(default=0.1, gt=0)
+    """How long a batch of several requests may be expected to take: what comes meanwhile waits for one to end, however
+    long the books are that others ask about."""
 
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""
@@ -103,6 +180,31 @@ class BatchingSettings(_Part):
 
     running_windows: int = Field(default=32, ge=1)
     """Question answering windows that were sent and not answered yet."""
+
+
+def _cache_folder() -> Path | None:
+    """Where the user's programs keep what they can do without (XDG Base Directory Specification); None: nowhere."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named / "trident"
+    try:
+        return Path.home() / ".cache" / "trident"
+    except RuntimeError:
+        return None
+
+
+class StateSettings(_Part):
+    """What is learnt about a machine and its traffic, and kept for the next start."""
+
+    keep: bool = True
+    folder: Path | None = Field(default_factory=_cache_folder)
+    """One small file for each bundle, machine and runtime; without a folder nothing is kept."""
+
+    every_s: float = Field(default=60.0, gt=0)
+    """Between two times that it is written, beside the end of the process."""
+
+    calibration_s: float = Field(default=2.0, ge=0)
+    """The longest that a place is tried out before its first request, where nothing is known of it; 0 is not at all."""
 
 
 class TritonSettings(_Part):
@@ -122,6 +224,9 @@ class LocalSettings(_Part):
     threads: int = Field(default=0, ge=0)
     """Threads of one operator; 0 is one for each physical core."""
 
+    gap_steps: float = Field(default=3.0, ge=1)
+    """Time between two tokens of a text while others' sources are encoded, in decode steps without that."""
+
 
 class Settings(BaseSettings):
     """All settings."""
@@ -134,7 +239,9 @@ class Settings(BaseSettings):
     runtime: Literal["triton", "local"] = "triton"
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
+    tiers: TiersSettings = TiersSettings()
     batching: BatchingSettings = BatchingSettings()
+    state: StateSettings = StateSettings()
     triton: TritonSettings = TritonSettings()
     local: LocalSettings = LocalSettings()
 

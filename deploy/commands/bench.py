@@ -72,9 +72,91 @@ def load(
         raise typer.Exit(1)
 
 
+@app.command()
+def policies(
+    trace: Annotated[Path, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens.")],
+    costs: Annotated[str, typer.Option(help="What batches cost: cpu, gpu, or measured (here, now).")] = "cpu",
+    loads: Annotated[
+        str, typer.Option(help="1 is what the model could do with all requests sorted.")
+    ] = "0.5,0.8,1,1.5",
+    names: Annotated[
+        str, typer.Option("--policies", help="predictive, dynamic, batch_first, immediate, waiting, oracle.")
+    ] = "predictive,dynamic,batch_first,immediate",
+    arrivals: Annotated[str, typer.Option(help="The trace's, stretched to a load; or poisson, bursty.")] = "trace",
+    cap: Annotated[int, typer.Option(min=1, help="Longest source, tokens; longer ones are cut.")] = 512,
+    requests: Annotated[int | None, typer.Option(min=2, help="How many of the trace; all without it.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Largest batch.")] = 32,
+    without: Annotated[str, typer.Option(help="Leave out of predictive: refuses, ages, sheds, groups, hurries.")] = "",
+    knows_costs: Annotated[
+        bool, typer.Option("--knows-costs", help="Tell policies what batches cost; else they learn it.")
+    ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Count the generated tokens as well: a pass of source and answer.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of arrivals that are not the trace's.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Also write figures and settings into this JSON file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare batching policies on a trace, in simulated time.
+
+    One model takes a batch at a time, and one pass of it answers a request. A deadline is five times what the request
+    takes alone, 50 ms at least. Load 1 is what the model does with all requests of the trace sorted by length, in
+    batches of --rows, without a pause: their number over the sum of the batches' seconds. attained: requests answered
+    in time, of all. goodput: requests answered in time a second, as a share of what load 1 is. by length: attained of
+    up to 64, 128, 256 and more tokens. `waiting` is predictive that waits for company where a forecast says that it
+    pays; `oracle` knows all arrivals and searches, which is slow, and no bound.
+    """
+    from rich.progress import Progress
+
+    from deploy.benchmark.arrivals import read_trace
+    from deploy.bundle.replacement import write_text
+    from deploy.commands import policies as simulated
+    from deploy.commands.output import usage_errors
+
+    with usage_errors():
+        comparison = simulated.Comparison(
+            recorded=simulated.capped(read_trace(trace, lengths=True, first=requests), cap, decode=decode),
+            costs=simulated.costs_of(costs),
+            loads=simulated.numbers(loads),
+            policies=simulated.names(names, simulated.POLICIES, "policy"),
+            without=simulated.names(without, simulated.PARTS, "part of predictive"),
+            arrivals=arrivals,
+            rows=rows,
+            seed=seed,
+            knows_costs=knows_costs,
+        )
+    figures = []
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=comparison.runs)
+        for each in comparison.run(lambda what: progress.update(bar, description=what)):
+            figures.append(each)
+            progress.advance(bar)
+    if output is not None:
+        settings = {
+            "trace": trace.name,
+            "requests": len(comparison.recorded.offsets_s),
+            "costs": costs,
+            "coefficients": [comparison.costs.a, comparison.costs.b, comparison.costs.c, comparison.costs.d],
+            "arrivals": arrivals,
+            "cap": cap,
+            "decode": decode,
+            "rows": rows,
+            "without": comparison.without,
+            "knows_costs": knows_costs,
+            "seed": seed,
+        }
+        write_text(output, json.dumps({"what": "policies", "settings": settings, "figures": figures}, indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(figures, allow_nan=False))
+    else:
+        Console(soft_wrap=True).print(simulated.table(figures))
+
+
 @app.command("report")
 def make_report(
-    results: Annotated[list[Path], typer.Argument(help="Raw results of `bench load`, or of `bench train`.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Raw results of `bench load`, of `bench policies`, or of `bench train`.")
+    ],
     document: Annotated[
         Path | None, typer.Option(help="Markdown file to write the table into, between its markers.")
     ] = None,
@@ -90,13 +172,21 @@ def make_report(
     if document is not None and not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
     loaded = [read_object(path) for path in results]
+    of_policies = [result.get("what") == "policies" for result in loaded]
+    if any(of_policies) and not all(of_policies):
+        raise ValueError("results of `bench policies` and others do not fit one table: name one kind")
     for path, result in zip(results, loaded, strict=True):
-        if not ("step_s" in result or {"samples", "settings"} <= result.keys()):
-            raise ValueError(f"{path} holds no results: give what `bench load` or `bench train` wrote to --output")
+        if not (result.get("what") == "policies" or "step_s" in result or {"samples", "settings"} <= result.keys()):
+            raise ValueError(f"{path} holds no results: give what a `bench` command wrote to --output")
     of_training = ["step_s" in result for result in loaded]
     if any(of_training) and not all(of_training):
         raise ValueError("results of `bench load` and of `bench train` do not fit one table: name one kind")
-    table = report.training_table(loaded) if any(of_training) else report.table(loaded)
+    if all(of_policies):
+        from deploy.commands.policies import markdown
+
+        table = markdown(loaded)
+    else:
+        table = report.training_table(loaded) if any(of_training) else report.table(loaded)
     if document is None:
         typer.echo(table)
         return

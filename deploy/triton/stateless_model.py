@@ -1,8 +1,8 @@
 """A Triton model for any stateless graph of the bundle, for servers that have only the Python backend.
 
 It does what the native onnxruntime backend does: requests that Triton's dynamic batching hands over together run as
-one batch. Parameters in config.pbtxt: `graph` (its name in the manifest), `threads`, `verify`, `bundle` and
-`bundle_sha256`.
+one batch. Requests whose clients have gone are left out. Parameters in config.pbtxt: `graph` (its name in the
+manifest), `threads`, `verify`, `bundle` and `bundle_sha256`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class TritonPythonModel:
             shapes = tuple(inputs[name].shape[1:] for name in sorted(inputs))
             groups.setdefault(shapes, {})[index] = inputs
         for group in groups.values():
+            # Asked right before its run: clients also go while the group before is being computed.
+            for index in [index for index in group if _is_cancelled(requests[index])]:
+                responses[index] = _failure("the client has gone", pb_utils.TritonError.CANCELLED)
+                del group[index]
             for index, response in zip(group, self._answer(list(group.values())), strict=True):
                 responses[index] = response
         return responses
@@ -93,6 +97,8 @@ class TritonPythonModel:
 
     def _answer(self, group: Sequence[Inputs]) -> list[Any]:
         """Run requests of one shape as one batch; one at a time where that fails, to fail only the bad ones."""
+        if not group:
+            return []
         try:
             joined = {name: np.concatenate([inputs[name] for inputs in group]) for name in group[0]}
             results = self._session.run(self._outputs, joined)
@@ -118,6 +124,15 @@ def _fixed(dimension: int | str) -> int | None:
     return dimension if isinstance(dimension, int) else None
 
 
-def _failure(message: str) -> Any:
-    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+def _is_cancelled(request: Any) -> bool:
+    """Whether its client has gone. Where Triton cannot say, it counts as still there."""
+    try:
+        return request.is_cancelled()
+    except Exception:
+        log.exception("a client cannot be asked whether it has gone; its request is served")
+        return False
+
+
+def _failure(message: str, code: int | None = None) -> Any:
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG if code is None else code)
     return pb_utils.InferenceResponse(output_tensors=[], error=error)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.api.calls import OPENAI_ERRORS, Call, CallOf, GatewayOf, new_id, now, usage_json
+from service.api.calls import OPENAI_ERRORS, Call, CallOf, GatewayOf, new_id, now, tier_named, usage_json
 from service.api.json_route import JsonRoute
 from service.api.openai_fields import REQUEST
 from service.api.openai_schemas import ChatRequest, CompletionRequest, WritingRequest
@@ -17,7 +17,7 @@ from service.api.responses import JsonResponse
 from service.api.streams import open_stream
 from service.errors import InvalidInput, ModelNotFound
 from service.gateway import Gateway
-from service.tasks.answers import Piece, TextAnswer, Usage
+from service.tasks.answers import Piece, ReadyAnswer, TextAnswer, Usage
 
 ALIAS = "trident"
 OWNER = "trident"
@@ -128,6 +128,8 @@ async def _answer(
     body: WritingRequest, text: str | list[int], param: str, length: tuple[str, int], shape: Shape, call: Call
 ) -> Response:
     length_param, most_tokens = length
+    tier = tier_named(body.service_tier) if body.service_tier else call.exchange.tier
+    call = call.of_tier(tier)
     answer = await call.served.generation.start(
         text,
         body.sampling(most_tokens),
@@ -139,13 +141,15 @@ async def _answer(
         stream=bool(body.stream),
     )
     head = {"id": new_id(shape.prefix), "created": now(), "model": call.served.manifest.name}
+    if body.service_tier:
+        head["service_tier"] = tier.value
     if body.stream:
         frame = ChunkFrame(shape, {**head, "object": shape.chunk}, body.includes_usage)
         return await open_stream(answer.pieces(), frame, call.exchange)
     return await _whole(answer, shape, head)
 
 
-async def _whole(answer: TextAnswer, shape: Shape, head: dict[str, Any]) -> Response:
+async def _whole(answer: TextAnswer | ReadyAnswer, shape: Shape, head: dict[str, Any]) -> Response:
     text, ending = await answer.whole()
     choices = [shape.choice(text, ending.finish_reason)]
     return JsonResponse({**head, "object": shape.whole, "choices": choices, "usage": usage_json(ending.usage)})

@@ -248,8 +248,17 @@ class QaRequest(RequestModel):
     """Leave out less likely answers."""
 
 
+class PlaceItem(AnswerModel):
+    """Where an answer stands."""
+
+    start: int
+    end: int
+    score: float
+    """Probability of this place, by the window that shows it."""
+
+
 class AnswerItem(AnswerModel):
-    """A stretch of the context."""
+    """A stretch of the context. Answers with equal texts are one, and no two of a response are."""
 
     text: str
     start: int
@@ -259,15 +268,39 @@ class AnswerItem(AnswerModel):
     """Behind the last code point: context[start:end] == text."""
 
     score: float
-    """Probability that this is the answer."""
+    """Probability that this is the answer, wherever it stands. Places in one window of the context add up; of several
+    windows that counts which says most, so that a long context lowers no score."""
+
+    places: list[PlaceItem]
+    """All likely places of this text, at most 100, best first: the first is that of `start` and `end`."""
 
 
 class QaResponse(AnswerModel):
     """Answers, best first."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "answers": [
+                        {
+                            "text": "Elias Berg",
+                            "start": 36,
+                            "end": 46,
+                            "score": 0.92,
+                            "places": [{"start": 36, "end": 46, "score": 0.92}],
+                        }
+                    ],
+                    "no_answer_score": 0.01,
+                }
+            ]
+        }
+    )
+
     answers: list[AnswerItem]
     no_answer_score: float
-    """Probability that the context holds no answer."""
+    """Probability that the context holds no answer: the least that any of its windows says. With all scores it sums to
+    1 at most."""
 
 
 TaskName = Literal["generation", "qa", "summary"]

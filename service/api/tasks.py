@@ -33,7 +33,7 @@ from service.api.schemas import (
 )
 from service.api.streams import EventStream, Frame, open_stream
 from service.errors import InvalidInput
-from service.tasks.answers import Ending, Piece, TextAnswer
+from service.tasks.answers import Ending, Piece, ReadyAnswer, TextAnswer
 from service.tasks.questions import Answers
 from service.tasks.writing import summary_beams, summary_sampling
 
@@ -64,7 +64,9 @@ async def qa(body: QaRequest, call: CallOf) -> QaResponse:
 
 @router.post("/summarize", response_model=SummarizeResponse, responses=STREAMS)
 async def summarize(body: SummarizeRequest, call: CallOf) -> SummarizeResponse | EventStream:
-    """Say in short what a text says."""
+    """Say in short what a text says. A text of fewer than 20 tokens is its own summary, with `finish_reason` `stop`
+    (`length` where `max_new_tokens` cuts it); the model writes one only where `min_new_tokens` asks for more than that.
+    """
     beams = body.num_beams or summary_beams(call.served.tools.limits.max_beams, stream=body.stream)
     if body.stream and beams > 1:
         raise InvalidInput(
@@ -118,7 +120,7 @@ def _summarized(text: str, ending: Ending) -> SummarizeResponse:
     )
 
 
-async def _stream(answer: TextAnswer, call: Call, kind: str) -> EventStream:
+async def _stream(answer: TextAnswer | ReadyAnswer, call: Call, kind: str) -> EventStream:
     return await open_stream(answer.pieces(), _frame(new_id(kind)), call.exchange)
 
 

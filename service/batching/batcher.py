@@ -14,12 +14,14 @@ from typing import Generic
 
 import structlog
 
-from service.batching.arrivals import Arrivals
 from service.batching.clock import Clock, Timer
 from service.batching.drain import DrainRate
+from service.batching.forecast import Forecast
+from service.batching.lengths import AnswerLengths
 from service.batching.load import PlaceLoad
+from service.batching.pending import Payload, Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Decision, Immediate, Policy, View
-from service.batching.queue import Payload, Pending, QueueFull, RequestQueue, RunningBatch, State
+from service.batching.queue import QueueFull, RequestQueue
 from service.errors import Overloaded, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -42,7 +44,7 @@ class Batcher(Generic[Payload]):
     ) -> None:
         """`loads`: what this batcher may have running at each place. A request that needs more runs alone."""
         self.queue, self.clock, self.loads = queue, clock, tuple(loads)
-        self.arrivals = Arrivals()
+        self.forecast, self.lengths = Forecast(), AnswerLengths()
         self._policy, self._limits, self._send = policy, limits, send
         self._load_of = {load.place: load for load in self.loads}
         self._drain = DrainRate()
@@ -63,7 +65,7 @@ class Batcher(Generic[Payload]):
         if self._closed:
             raise Unavailable("the service is shutting down: try again")
         request.arrived_s = self.clock.now_s()
-        self.arrivals.record(request.arrived_s, request.tokens)
+        self.forecast.record(request.arrived_s, request.tokens, request.group)
         if bounded:
             self._ask_policy(request)
         try:
@@ -147,8 +149,12 @@ class Batcher(Generic[Payload]):
         while self.queue and open_loads:
             load = open_loads[0]
             decision = self._decide(load)
+            for request, error in decision.refused:
+                self.settle(request)
+                request.on_refused(error)
             if decision.batch:
                 self._send_to(load, decision.batch)
+            if decision.batch or decision.refused:
                 open_loads = sorted((each for each in open_loads if each.accepts), key=lambda each: each.busy)
                 continue
             if decision.look_again_s is not None:
@@ -162,7 +168,7 @@ class Batcher(Generic[Payload]):
         oldest_s = min(request.arrived_s for request in requests)
         self._drain.depart(sum(request.tokens for request in requests), oldest_s, now_s)
         for request in requests:
-            self.queue.remove(request)
+            self.queue.take(request)
             request.state = State.RUNNING
         self._send(load.begin(requests, now_s))
 
@@ -171,8 +177,9 @@ class Batcher(Generic[Payload]):
         view = self._view(load)
         try:
             decision = self._policy.decide(view)
-            if any(request.state is not State.WAITING for request in decision.batch):
-                raise ValueError("the batch holds a request that does not wait")
+            refused = [request for request, _ in decision.refused]
+            if any(request.state is not State.WAITING for request in (*decision.batch, *refused)):
+                raise ValueError("the decision is about a request that does not wait")
             return decision
         except Exception:
             log.exception("the batching policy failed: a batch goes as soon as there is room")
@@ -193,11 +200,14 @@ class Batcher(Generic[Payload]):
         return View(
             queue=self.queue,
             now_s=self.clock.now_s(),
-            arrivals=self.arrivals,
+            forecast=self.forecast,
             free_slots=load.free_slots,
+            elsewhere=any(each.place.usable for each in self.loads if each is not load),
             idle=not load.running,
             limits=self._limits.of_at_most(load.tokens(load.place)),
             latency=load.latency,
+            steps=load.steps,
+            lengths=self.lengths,
             running=tuple(load.batches),
             occupancy=load.place.stats,
         )

@@ -16,7 +16,8 @@ import structlog
 
 from deploy.triton.protocol import Source
 from service.batching.batcher import Batcher
-from service.batching.queue import Pending, RunningBatch
+from service.batching.pending import Pending, RunningBatch
+from service.batching.tiers import Tier
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
 
@@ -26,15 +27,28 @@ log = structlog.get_logger(__name__)
 class Ticket(ABC):
     """One request of a lane between its submission and its end."""
 
-    def __init__(self, source: Source, group: Hashable, deadline_s: float, *, slots: int = 1) -> None:
+    def __init__(
+        self,
+        source: Source,
+        group: Hashable,
+        deadline_s: float,
+        *,
+        flow: Hashable | None = None,
+        slots: int = 1,
+        tier: Tier = Tier.DEFAULT,
+    ) -> None:
+        """`flow`: whom it shares its turns with; without one it has turns of its own."""
         self.source = source
         self.pending: Pending[Any] = Pending(
             payload=self,
             tokens=source.cost,
             group=group,
+            flow=self if flow is None else flow,
             slots=slots,
+            tier=tier,
             deadline_s=deadline_s,
             on_deadline=self._expire,
+            on_refused=self.fail,
         )
 
     @abstractmethod

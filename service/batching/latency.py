@@ -1,14 +1,17 @@
-"""How long batches and decode steps take, learnt from what the models report: what policies plan with."""
+"""How long batches take, learnt from what the models report: what policies plan with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
-from deploy.triton.protocol import EngineStats, StepTotals
+import numpy as np
 
-SHORTEST_S = 1e-6
-"""Below what any batch takes: a clock that stood still divides nothing by zero."""
+from service.batching.fit import SHORTEST_S, NonNegativeFit
+
+ERROR_WEIGHT = 0.1
+"""Of a new observation in the mean of errors."""
 
 
 class LatencyModel(Protocol):
@@ -16,6 +19,9 @@ class LatencyModel(Protocol):
 
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds for a batch of `rows` whose sources, padding included, have `tokens` each."""
+
+    def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The same for arrays of shapes that broadcast: FP64."""
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""
@@ -25,58 +31,50 @@ class LatencyModel(Protocol):
         """How far recent predictions were off, as a share of what the batches took; 0 before the first."""
 
 
-@dataclass(slots=True)
-class TokenRate:
-    """Time proportional to a batch's tokens, as an exponentially weighted mean."""
+class BatchTime:
+    """`t(n, S) = a + b·n + c·n·S + d·n·S²` of n rows of S tokens: a call, a row, products, attention.
 
-    seconds_per_token: float = 1e-4
-    """Start: about what the shipped model needs on two cores."""
+    No coefficient is negative, so that time grows with rows and with tokens.
+    """
 
-    weight: float = 0.1
-    """Of a new observation."""
+    START = (2e-3, 0.0, 1e-4, 0.0)
+    """About what the shipped model needs on two cores."""
 
-    error_ratio: float = 0.0
-    """How far recent predictions were off, as a share of what the batches took."""
+    def __init__(self, start: tuple[float, float, float, float] = START) -> None:
+        """`start`: a, b, c, d in seconds."""
+        self._fit = NonNegativeFit(start)
+        self.error_ratio = 0.0
+        """How far recent predictions were off, as a share of what the batches took."""
+
+    @property
+    def coefficients(self) -> tuple[float, float, float, float]:
+        """a, b, c, d in seconds."""
+        a, b, c, d = self._fit.coefficients
+        return a, b, c, d
 
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds for a batch of `rows` whose sources have `tokens` each."""
-        return rows * tokens * self.seconds_per_token
+        a, b, c, d = self._fit.coefficients
+        return float(a + rows * (b + tokens * (c + d * tokens)))
+
+    def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The same for arrays of shapes that broadcast: FP64."""
+        a, b, c, d = self._fit.coefficients
+        table: np.ndarray = a + rows * (b + tokens * (c + d * tokens))
+        return table
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""
+        if not math.isfinite(seconds):
+            return
         error = abs(self.predict_s(rows, tokens) - seconds) / max(seconds, SHORTEST_S)
-        self.error_ratio += self.weight * (error - self.error_ratio)
-        self.seconds_per_token += self.weight * (seconds / (rows * tokens) - self.seconds_per_token)
+        self.error_ratio += ERROR_WEIGHT * (error - self.error_ratio)
+        self._fit.observe((1.0, rows, rows * tokens, rows * tokens * tokens), seconds)
 
+    def state(self) -> list[list[float]]:
+        """What it has learnt."""
+        return self._fit.state()
 
-@dataclass(slots=True)
-class StepRate:
-    """Seconds of a decode step at one place, as an exponentially weighted mean over its steps of late."""
-
-    seconds_per_step: float = 0.0
-    """0 before the first observation."""
-
-    weight: float = 0.1
-    """Of a new observation."""
-
-    error_ratio: float = 0.0
-    """How far recent predictions were off, as a share of what the steps took."""
-
-    _seen: tuple[StepTotals, StepTotals] = field(default=(StepTotals(), StepTotals()), repr=False)
-
-    def learn(self, stats: EngineStats) -> None:
-        """The engine's account of its steps, which are sums since its start: the news is what they have grown by."""
-        seen, self._seen = self._seen, (stats.generation_steps, stats.summary_steps)
-        for now, before in zip(self._seen, seen, strict=True):
-            ran = now - before
-            # Fewer than before: another engine, whose sums begin anew.
-            if ran.steps > 0 and ran.seconds > 0:
-                self.observe(ran.seconds / ran.steps)
-
-    def observe(self, seconds: float) -> None:
-        """Steps took that long each."""
-        if self.seconds_per_step:
-            error = abs(self.seconds_per_step - seconds) / max(seconds, SHORTEST_S)
-            self.error_ratio += self.weight * (error - self.error_ratio)
-        weight = self.weight if self.seconds_per_step else 1.0
-        self.seconds_per_step += weight * (seconds - self.seconds_per_step)
+    def restore(self, state: Sequence[Sequence[float]]) -> None:
+        """Go on from what another has learnt. Raises ValueError where it is no such thing."""
+        self._fit.restore(state)

@@ -1,80 +1,13 @@
-"""The bounded queue in front of one model, counted in source tokens."""
+"""The bounded queue in front of one model, counted in source tokens, in an order that is fair between clients."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import Generic
 
-from service.batching.clock import Timer
-from service.inference.place import Place
-
-Payload = TypeVar("Payload")
-
-
-class State(enum.Enum):
-    """Where a request stands."""
-
-    NEW = enum.auto()
-    WAITING = enum.auto()
-    RUNNING = enum.auto()
-    SETTLED = enum.auto()
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Pending(Generic[Payload]):
-    """A request to one model, as queue and policies see it."""
-
-    payload: Payload
-    tokens: int
-    """Length of its source."""
-
-    group: Hashable
-    """Only requests of one group may share a batch."""
-
-    deadline_s: float
-    """On the batcher's clock."""
-
-    on_deadline: Callable[[], None]
-    """Called at the deadline, waiting or running, unless it has been settled before."""
-
-    slots: int = 1
-    """Of the model's capacity, while it runs."""
-
-    arrived_s: float = 0.0
-    sent_s: float = 0.0
-    state: State = State.NEW
-    batch: RunningBatch[Payload] | None = field(default=None, repr=False)
-    """What it was sent with; it knows the place."""
-
-    timer: Timer | None = field(default=None, repr=False)
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class RunningBatch(Generic[Payload]):
-    """Requests that were sent together and have not all come back."""
-
-    requests: tuple[Pending[Payload], ...]
-    place: Place
-    """Where they run."""
-
-    sent_s: float
-    unsettled: int
-    """Requests that have not come back."""
-
-    begun: int = 0
-    """Requests that the model has begun with, or will not begin any more."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens that every request is padded to."""
-        return max(request.tokens for request in self.requests)
-
-    @property
-    def waits(self) -> bool:
-        """Whether some of it has not been begun yet."""
-        return self.begun < len(self.requests)
+from service.batching.fair_order import FairOrder
+from service.batching.lines import Lines
+from service.batching.pending import Payload, Pending
 
 
 class QueueFull(Exception):
@@ -82,27 +15,37 @@ class QueueFull(Exception):
 
 
 class RequestQueue(Generic[Payload]):
-    """Requests in the order of their arrival. Any of them can leave at any time."""
+    """Requests in the order of their turns: fair between flows, by arrival within one. Any can leave at any time."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.tokens = 0
-        self._requests: dict[Pending[Payload], None] = {}
+        self.lines = Lines()
+        """The same requests, by group and length."""
+
+        self._order: FairOrder[Pending[Payload]] = FairOrder()
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Pending[Payload]]:
-        return iter(self._requests)
+        return iter(self._order)
 
     def add(self, request: Pending[Payload], *, bounded: bool = True) -> None:
-        """Put a request at the end; an empty queue takes one of any size. Raises QueueFull where `bounded`."""
-        if bounded and self._requests and self.tokens + request.tokens > self.max_tokens:
+        """Put a request where its turn is; an empty queue takes one of any size. Raises QueueFull where `bounded`."""
+        if bounded and self and self.tokens + request.tokens > self.max_tokens:
             raise QueueFull
-        self._requests[request] = None
+        self.lines.add(request, self._order.add(request, request.flow, request.tokens))
         self.tokens += request.tokens
 
+    def take(self, request: Pending[Payload]) -> None:
+        """A request gets its turn, which counts for its flow. Raises KeyError where it is not in the queue."""
+        self._order.take(request, request.tokens)
+        self.lines.remove(request)
+        self.tokens -= request.tokens
+
     def remove(self, request: Pending[Payload]) -> None:
-        """Take a request out. Raises KeyError where it is not in the queue."""
-        del self._requests[request]
+        """A request leaves without its turn. Raises KeyError where it is not in the queue."""
+        self._order.remove(request)
+        self.lines.remove(request)
         self.tokens -= request.tokens

@@ -74,7 +74,10 @@ class InferenceClient(Protocol):
         """Who a server is that says it is ready, and what it serves."""
 
     async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a stateless model on a padded batch; every tensor begins with the batch dimension."""
+        """Run a stateless model on a padded batch; every tensor begins with the batch dimension.
+
+        Where it is cancelled, it ends when nothing is computed for it any more: until then it takes its place.
+        """
 
     async def times(self, model: str) -> ModelTimes:
         """What a stateless model has run so far."""

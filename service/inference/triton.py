@@ -35,6 +35,10 @@ ASKED = (GENERATOR, "qa")
 KEEPALIVE_S = 5.0
 """A peer that is lost without a word is noticed after two of these: one until the ping, one for its answer."""
 
+GIVEN_UP_S = 2.0
+"""How long a computation that nobody waits for any more is waited for: many times what a batch may take, but not for
+ever where Triton hangs."""
+
 NANOSECOND = 1e-9
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -68,6 +72,9 @@ class TritonClient:
         """`url` is host:port of the gRPC service, `timeout_s` the patience for questions about health."""
         self._url, self._timeout_s, self._keepalive_ms = url, timeout_s, int(keepalive_s * 1000)
         self._stream: _Stream | None = None
+        self._calls: dict[str, dict[asyncio.Future[Any], None]] = {}
+        """Calls of every stateless model that have not been answered, in the order in which they were sent."""
+
         self._on_lost: Callable[[ServiceError], None] = lambda _: None
 
     async def start(self, on_lost: Callable[[ServiceError], None] | None = None) -> None:
@@ -110,9 +117,25 @@ class TritonClient:
         return ServerInfo(name=found.name, version=found.version, bundle=bundle, engine=_capacity(generator))
 
     async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a stateless model."""
+        """Run a stateless model.
+
+        Where it is cancelled, it ends when Triton has ended with it. The first of this client's calls may be computed
+        already, which nothing stops; those behind it are withdrawn, and never computed.
+        """
+        calls = self._calls.setdefault(model, {})
         with self._mapped_errors():
-            return _read(await self._stub.ModelInfer(_write(model, "", inputs)))
+            call = self._stub.ModelInfer(_write(model, "", inputs))
+            answer = asyncio.ensure_future(call)
+            calls[answer] = None
+            try:
+                return _read(await asyncio.shield(answer))
+            except asyncio.CancelledError:
+                if next(iter(calls)) is answer:
+                    await asyncio.wait([answer], timeout=GIVEN_UP_S)
+                raise
+            finally:
+                del calls[answer]
+                call.cancel()
 
     async def times(self, model: str) -> ModelTimes:
         """What a stateless model has run, by Triton's statistics."""

@@ -59,6 +59,30 @@ class Piece:
     """With the last piece."""
 
 
+class ReadyAnswer:
+    """A text that is known without a model: streamed, one piece."""
+
+    def __init__(self, text: str, usage: Usage, reason: Reason, tools: Toolkit, time: RequestTime) -> None:
+        self._text, self._usage, self._reason = text, usage, reason
+        self._tools, self._time = tools, time
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The only piece."""
+        metrics, spent_s = self._tools.metrics, self._tools.clock.now_s() - self._time.arrived_s
+        metrics.prompt_tokens.inc(self._usage.prompt_tokens)
+        metrics.generation_tokens.inc(self._usage.completion_tokens)
+        metrics.time_to_first_token.observe(spent_s)
+        timings = Timings(queue_s=0.0, prefill_s=0.0, decode_s=0.0, ttft_s=spent_s, total_s=spent_s)
+        yield Piece(self._text, Ending(finish_reason=self._reason, usage=self._usage, timings=timings))
+
+    async def whole(self) -> tuple[str, Ending]:
+        """All text at once."""
+        async for piece in self.pieces():
+            assert piece.ending is not None, "the only piece is the last"
+            return piece.text, piece.ending
+        raise AssertionError("there is one piece")
+
+
 class TextAnswer:
     """Reads one row. Pieces hold whole code points, and nothing of a stop string."""
 

@@ -1,7 +1,7 @@
 """Questions: windows over the context go out, tag scores come back, and the best spans become answers.
 
 [<qa>] question [<sep>] window of the context      neighbours share half, so no answer is cut
-                        └──── tag scores ────▶ one distribution over all spans of the context
+                        └──── tag scores ────▶ a distribution over the window's spans ─▶ merged answers
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import numpy as np
 
 from deploy.triton.protocol import Source
 from service.tasks.deadlines import until
-from service.tasks.normalisation import Lines
+from service.tasks.merging import MergedAnswers, Place
+from service.tasks.normalisation import Lines, normalise
 from service.tasks.reading import Reading, TokenLimit, read, read_freely
-from service.tasks.spans import SpanDistribution, Window, make_windows
+from service.tasks.spans import SpanDistribution, SpanReader, Window, make_windows
 from service.tasks.toolkit import RequestTime, Toolkit
 
 MAX_ANSWERS = 20
-SPANS_KEPT = 4 * MAX_ANSWERS
-"""More than answers, because spans that differ in white space or in parts of one character are merged. The same for
-every request, so that a score does not depend on how many were asked for."""
+TEXTS_READ = 4 * MAX_ANSWERS
+"""Different texts that a window may add. The same for every request, so that a score does not depend on how many were
+asked for."""
+
+SPANS_KEPT = 4 * TEXTS_READ
+"""Of a window. More than texts, because spans with equal texts are merged: a table repeats its words."""
 
 WINDOWS_AHEAD = 8
 """Windows of one request queued or running at once: a question that comes later waits for these, not for a book."""
@@ -32,13 +36,16 @@ WINDOWS_AHEAD = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A stretch of the context: `context[start:end] == text`, in code points."""
+    """A stretch of the context: `context[start:end] == text`, in code points; and where else its text stands."""
 
     text: str
     start: int
     end: int
     score: float
-    """P(this is the answer)."""
+    """P(this is the answer), wherever it stands."""
+
+    places: list[Place]
+    """Best first: that of `start` and `end`, and others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +54,7 @@ class Answers:
 
     answers: list[Answer]
     no_answer_score: float
-    """P(the context holds no answer)."""
+    """P(the context holds no answer). With all scores it sums to 1 at most."""
 
 
 class Questions:
@@ -71,13 +78,13 @@ class Questions:
             async with until(time.deadline_s, self._tools.clock):
                 reading = await read_freely(context, Lines.NONE, self._tools.codec)
             windows = make_windows(len(reading.ids), self._window_tokens - len(head))
-            spans = self._distribution(windows)
+            reader, merged = self._reader(windows), MergedAnswers()
             sources = (np.concatenate([head, reading.ids[window.start : window.end]]) for window in windows)
             async with aclosing(self._scores(sources, time)) as scores:
                 async for index, emissions_S3 in scores:
-                    spans.add(index, emissions_S3[len(head) :])
+                    add_window(merged, reader.read(index, emissions_S3[len(head) :]), reading)
             self._tools.metrics.prompt_tokens.inc(sum(len(head) + window.end - window.start for window in windows))
-            return best_answers(spans, reading, top_k, min_score)
+            return best_answers(merged, reading, top_k, min_score)
 
     async def _head(self, question: str, time: RequestTime, param: str) -> np.ndarray:
         """What every window begins with."""
@@ -92,12 +99,12 @@ class Questions:
 
     def answer_from(self, emissions_S3: np.ndarray, context: Reading) -> Answers:
         """The best answer, from tag scores of a whole context that are there already."""
-        spans = self._distribution([Window(start=0, end=len(context.ids))])
-        spans.add(0, emissions_S3)
-        return best_answers(spans, context, 1, 0.0)
+        reader, merged = self._reader([Window(start=0, end=len(context.ids))]), MergedAnswers()
+        add_window(merged, reader.read(0, emissions_S3), context)
+        return best_answers(merged, context, 1, 0.0)
 
-    def _distribution(self, windows: Sequence[Window]) -> SpanDistribution:
-        return SpanDistribution(
+    def _reader(self, windows: Sequence[Window]) -> SpanReader:
+        return SpanReader(
             windows=windows,
             crf=self._tools.manifest.crf,
             max_tokens=self._tools.limits.max_answer_tokens,
@@ -107,7 +114,7 @@ class Questions:
     async def _scores(self, sources: Iterable[np.ndarray], time: RequestTime) -> AsyncGenerator[tuple[int, np.ndarray]]:
         """Tag scores of every window, in order. The first is admitted or refused; the rest then follows it."""
         waiting: deque[asyncio.Future[np.ndarray]] = deque()
-        done = 0
+        flow, done = object(), 0
         try:
             for index, source in enumerate(sources):
                 if len(waiting) == WINDOWS_AHEAD:
@@ -115,7 +122,9 @@ class Questions:
                     waiting.popleft()
                     done += 1
                 waiting.append(
-                    self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, bounded=index == 0)
+                    self._tools.windows.submit(
+                        Source(source), deadline_s=time.deadline_s, part=index, flow=flow, tier=time.tier
+                    )
                 )
             while waiting:
                 yield done, await waiting[0]
@@ -128,16 +137,35 @@ class Questions:
             await asyncio.gather(*waiting, return_exceptions=True)
 
 
-def best_answers(spans: SpanDistribution, context: Reading, top_k: int, min_score: float) -> Answers:
-    """The best spans as places of the context as it was sent; of spans with one place the sum counts."""
-    scores: dict[tuple[int, int], float] = {}
-    for span in spans.best():
+def compared(text: str) -> str:
+    """An answer's text as it is compared with others: what white space and emoji style there is makes no difference."""
+    return normalise(text).text.replace("\ufe0f", "")
+
+
+def add_window(merged: MergedAnswers, spans: SpanDistribution, context: Reading) -> None:
+    """Merge a window's spans as places of the context as it was sent. Texts that differ in white space are equal."""
+    texts: set[str] = set()
+    found: list[tuple[str, tuple[int, int], float]] = []
+    for span in spans.best:
         if place := context.place(span.start, span.end - 1):
-            scores[place] = scores.get(place, 0.0) + spans.probability(span)
-    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+            texts.add(text := compared(context.sent[slice(*place)]))
+            if len(texts) > TEXTS_READ:
+                break
+            found.append((text, place, spans.probability(span)))
+    merged.add(spans.none_probability, found)
+
+
+def best_answers(merged: MergedAnswers, context: Reading, top_k: int, min_score: float) -> Answers:
+    """The best answers, each at its best place."""
     answers = [
-        Answer(text=context.sent[start:end], start=start, end=end, score=score)
-        for (start, end), score in ranked[:top_k]
-        if score >= min_score
+        Answer(
+            text=context.sent[each.places[0].start : each.places[0].end],
+            start=each.places[0].start,
+            end=each.places[0].end,
+            score=each.score,
+            places=each.places,
+        )
+        for each in merged.best(top_k)
+        if each.score >= min_score
     ]
-    return Answers(answers=answers, no_answer_score=spans.none_probability)
+    return Answers(answers=answers, no_answer_score=merged.none_probability)

@@ -25,6 +25,7 @@ from service.tasks.toolkit import RequestTime, Toolkit
 from service.tasks.writing import (
     DEFAULT_NEW_TOKENS,
     NO_REPEAT_NGRAM,
+    SHORTEST_SUMMARISED,
     SUMMARY_MIN_TOKENS,
     Writing,
     random_seed,
@@ -103,10 +104,14 @@ class Routing:
         asked, about = await read([text, context or ""], [Lines.DOUBLE, Lines.NONE], limit, time, self._tools)
         head = [[self._begin], asked.ids] if context is None else [[self._begin], asked.ids, [self._separator]]
         source = Source(np.concatenate([*head, about.ids]))
-        ticket = self._tools.rows.submit(Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s)
+        ticket = self._tools.rows.submit(
+            Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s, tier=time.tier
+        )
         update = await _only_update(ticket)
         assert update.route is not None, "an AUTO row is routed"
         route = dict(zip(ROUTED, update.route.tolist(), strict=True))
+        if update.task is Task.SUMMARY and len(asked.ids) + len(about.ids) < SHORTEST_SUMMARISED:
+            return Routed(task=Task.SUMMARY, route=route, result=await self._run(Task.SUMMARY, text, context, time))
         if update.task is not Task.QA:
             piece = TextAnswer(ticket, self._tools, time).read(update)
             assert piece.ending is not None, "a row that is not streamed comes whole"

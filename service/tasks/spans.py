@@ -1,16 +1,15 @@
-"""Answer spans from tag scores: the SpanCRF of the network in numpy, and several windows as one distribution.
+"""Answer spans from tag scores: the SpanCRF of the network in numpy, a distribution for every window.
 
-The label sequences over a context are O…O and, for every span of at most `max_tokens` tokens, O…O B I…I O…O. Each
+The label sequences over a window are O…O and, for every span of at most `max_tokens` tokens, O…O B I…I O…O. Each
 is scored as in any linear-chain CRF (Lafferty et al. 2001): start + emissions + transitions + end. A span's score is
-kept relative to that of O…O, so windows over one context compare directly: P(span) = exp(score) / (1 + Σ exp(scores)),
-where every span counts once, with the score from the window that shows most of its surroundings.
+kept relative to that of O…O, so that in its window P(span) = exp(score) / (1 + Σ exp(scores)). Of a context's windows
+every span counts in one: that which shows most of its surroundings.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -76,50 +75,53 @@ class Span:
     end: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SpanDistribution:
-    """All spans of a context, window by window: memory does not grow with the context."""
+    """The best spans of one window, and what the window makes of all of them."""
+
+    best: list[Span]
+    """Best first; of equal ones the earlier."""
+
+    log_total: float
+    """log of the sum over all sequences, relative to O…O, which is one of them."""
+
+    def probability(self, span: Span) -> float:
+        """P(span) by this window."""
+        return float(np.exp(span.score - self.log_total))
+
+    @property
+    def none_probability(self) -> float:
+        """P(no answer) by this window."""
+        return float(np.exp(-self.log_total))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpanReader:
+    """Turns tag scores of a context's windows into distributions."""
 
     windows: Sequence[Window]
     crf: CrfScores
     max_tokens: int
     count: int
-    """How many of the best spans to keep."""
+    """How many of a window's best spans to keep."""
 
-    log_total: float = 0.0
-    """log of the sum over all sequences, relative to O…O, which begins it."""
-
-    _best: list[Span] = field(default_factory=list)
-
-    def add(self, index: int, emissions_S3: np.ndarray) -> None:
-        """Count the spans of a window, none of an empty one. Every window is added once, in any order."""
+    def read(self, index: int, emissions_S3: np.ndarray) -> SpanDistribution:
+        """The spans that count in a window, none of an empty one."""
         if not len(emissions_S3):
-            return
+            return SpanDistribution(best=[], log_total=0.0)
         window = self.windows[index]
         scores_SL = span_scores(emissions_S3, self.crf, self.max_tokens)
         scores_SL[~self._shown_best_in(index, scores_SL.shape)] = -np.inf
-        self.log_total = float(np.logaddexp(self.log_total, np.logaddexp.reduce(scores_SL, axis=None)))
         flat = scores_SL.ravel()
         count = min(self.count, flat.size)
+        spans = []
         for place in np.argpartition(flat, flat.size - count)[flat.size - count :].tolist():
             if np.isfinite(flat[place]):
                 first, more = divmod(place, scores_SL.shape[1])
                 start = window.start + first
-                span = Span(score=float(flat[place]), start=start, end=start + more + 1)
-                (heapq.heappush if len(self._best) < self.count else heapq.heappushpop)(self._best, span)
-
-    def best(self) -> list[Span]:
-        """The best spans, best first; of equal ones the earlier."""
-        return sorted(self._best, key=lambda span: (-span.score, span.start, span.end))
-
-    def probability(self, span: Span) -> float:
-        """P(span)."""
-        return float(np.exp(span.score - self.log_total))
-
-    @property
-    def none_probability(self) -> float:
-        """P(no answer)."""
-        return float(np.exp(-self.log_total))
+                spans.append(Span(score=float(flat[place]), start=start, end=start + more + 1))
+        spans.sort(key=lambda span: (-span.score, span.start, span.end))
+        return SpanDistribution(best=spans, log_total=float(np.logaddexp(0.0, np.logaddexp.reduce(flat))))
 
     def _shown_best_in(self, index: int, shape: tuple[int, int]) -> np.ndarray:
         """Which spans of a window count there: bool [S,L]. Of equals the first window has them."""

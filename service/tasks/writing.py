@@ -9,14 +9,17 @@ import numpy as np
 
 from deploy.triton.protocol import Sampling, Source, Task
 from service.errors import InvalidInput
-from service.tasks.answers import TextAnswer
+from service.tasks.answers import ReadyAnswer, TextAnswer, Usage
 from service.tasks.normalisation import Lines
-from service.tasks.reading import TokenLimit, read
+from service.tasks.reading import Reading, TokenLimit, read
 from service.tasks.toolkit import RequestTime, Toolkit, check_at_most
 
 DEFAULT_NEW_TOKENS = 128
 SUMMARY_BEAMS = 4
 SUMMARY_MIN_TOKENS = 1
+SHORTEST_SUMMARISED = 20
+"""Texts of fewer tokens are their own summary: of fewer than 16 the shipped model writes gibberish."""
+
 NO_REPEAT_NGRAM = 3
 """No sequence of three tokens occurs twice in a summary: small models like to go round in circles."""
 
@@ -42,6 +45,24 @@ def summary_sampling(*, max_new_tokens: int, min_new_tokens: int, num_beams: int
     )
 
 
+def own_summary(
+    text: Reading, sampling: Sampling, prompt_tokens: int, tools: Toolkit, time: RequestTime
+) -> ReadyAnswer | None:
+    """A text too short to be summarised, as its own summary, cut at the most tokens asked for.
+
+    None where the model is to write: the text is long enough, or at least as many tokens are asked for as it lacks.
+    """
+    tokens = len(text.ids)
+    if tokens >= SHORTEST_SUMMARISED or sampling.min_new_tokens > max(tokens, SUMMARY_MIN_TOKENS):
+        return None
+    kept = min(tokens, sampling.max_new_tokens)
+    place = text.place(0, kept - 1) if kept else None
+    usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=kept)
+    return ReadyAnswer(
+        text.sent[slice(*place)] if place else "", usage, "length" if kept < tokens else "stop", tools, time
+    )
+
+
 class Writing:
     """One of the tasks that write."""
 
@@ -60,8 +81,8 @@ class Writing:
         least_param: str = "min_new_tokens",
         stops: Sequence[str] = (),
         stream: bool = False,
-    ) -> TextAnswer:
-        """Queue one text, or the ids of its tokens.
+    ) -> TextAnswer | ReadyAnswer:
+        """Queue one text, or the ids of its tokens. A text of a few words is its own summary.
 
         `param`, `length_param` and `least_param` are what the text, `max_new_tokens` and `min_new_tokens` are called
         in the request. An answer with stop strings comes token by token even where the request does not stream, so
@@ -79,22 +100,33 @@ class Writing:
                 "ask for as many at most as at least",
                 param=least_param,
             )
-        source = Source(np.concatenate([[self._task_token], await self._ids(text, param, time)]))
+        if isinstance(text, str):
+            reading = await self._read(text, self._limit(param), time)
+            if self.task is Task.SUMMARY and (
+                ready := own_summary(reading, sampling, 1 + len(reading.ids), self._tools, time)
+            ):
+                return ready
+            ids = reading.ids
+        else:
+            self._limit(param).check(len(text))
+            ids = np.array(text, np.int64)
+        source = Source(np.concatenate([[self._task_token], ids]))
         row_stream = stream or bool(stops)
-        ticket = self._tools.rows.submit(self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s)
+        ticket = self._tools.rows.submit(
+            self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s, tier=time.tier
+        )
         return TextAnswer(ticket, self._tools, time, stops)
 
-    async def _ids(self, text: str | Sequence[int], param: str, time: RequestTime) -> np.ndarray:
-        """Token ids of a text that the model can read."""
-        limit = TokenLimit(
+    def _limit(self, param: str) -> TokenLimit:
+        """How many tokens the model can read."""
+        return TokenLimit(
             what=f"{param}, with its task's token,",
             param=param,
             limit=self._tools.limits.max_source_tokens,
             own_tokens=1,
         )
-        if isinstance(text, str):
-            lines = Lines.SINGLE if self.task is Task.SUMMARY else Lines.DOUBLE
-            (reading,) = await read([text], [lines], limit, time, self._tools)
-            return reading.ids
-        limit.check(len(text))
-        return np.array(text, np.int64)
+
+    async def _read(self, text: str, limit: TokenLimit, time: RequestTime) -> Reading:
+        lines = Lines.SINGLE if self.task is Task.SUMMARY else Lines.DOUBLE
+        (reading,) = await read([text], [lines], limit, time, self._tools)
+        return reading

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from service.batching.pending import Pending
 from service.batching.policies.filling import candidates
 from service.batching.policies.policy import Decision, View
-from service.batching.queue import Pending
 from service.errors import ServiceError
 
 
@@ -25,7 +25,7 @@ class Dynamic:
         """The first batch that is ripe."""
         look_again_s: float | None = None
         for candidate in candidates(view):
-            ripe_s = candidate.requests[0].arrived_s + self.max_delay_s
+            ripe_s = min(request.arrived_s for request in candidate.requests) + self.max_delay_s
             if candidate.full or ripe_s <= view.now_s:
                 # What does not fit holds up those behind it, not the older ones that were not ripe yet.
                 return Decision(batch=candidate.requests) if candidate.fits else Decision(look_again_s=look_again_s)

@@ -1,4 +1,4 @@
-"""How a batch is filled: requests of one group and one length bucket, in the order of their arrival.
+"""How a batch is filled: requests of one group and one length bucket, in the order of the queue.
 
 A batch that is ripe and does not fit the place's free capacity holds up those behind it, so that nothing starves
 behind smaller requests.
@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from service.batching.pending import Pending
 from service.batching.policies.policy import View
-from service.batching.queue import Pending
 
 SMALLEST_BUCKET = 64
 """Padding below this length costs nothing worth splitting a batch for."""
@@ -31,7 +31,7 @@ class Candidate:
 
 
 def candidates(view: View) -> Iterator[Candidate]:
-    """Batches of every group and bucket, the one with the oldest request first."""
+    """Batches of every group and bucket, the one whose turn is first, first."""
     lines: dict[tuple[Hashable, int], list[Pending[Any]]] = {}
     for request in view.queue:
         lines.setdefault((request.group, bucket(request.tokens, view.limits.least_filled)), []).append(request)
@@ -51,18 +51,26 @@ def bucket(tokens: int, least_filled: float = 0.5) -> int:
 
 
 def _fill(line: list[Pending[Any]], view: View) -> Candidate:
-    """As many of the oldest requests of a line as one batch and the free slots hold."""
+    """As many of the first requests of a line as one batch and the free slots hold."""
     taken: list[Pending[Any]] = []
     longest, free = 0, view.free_slots
     for request in line:
         longest = max(longest, request.tokens)
         free -= request.slots
-        rows = len(taken) + 1
-        if taken and (rows > view.limits.rows or rows * longest > view.limits.tokens or free < 0):
+        if taken and (free < 0 or _is_too_large(len(taken) + 1, longest, view)):
             return Candidate(requests=tuple(taken), full=True, fits=True)
         if free < 0 and not view.idle:
             return Candidate(requests=(request,), full=True, fits=False)
         taken.append(request)
-    rows = len(taken)
-    full = rows == view.limits.rows or (rows + 1) * longest > view.limits.tokens or free <= 0
+    full = free <= 0 or _is_too_large(len(taken) + 1, longest, view)
     return Candidate(requests=tuple(taken), full=full, fits=True)
+
+
+def _is_too_large(rows: int, tokens: int, view: View) -> bool:
+    """Whether one batch may not hold so many rows of so many tokens."""
+    limits = view.limits
+    return (
+        rows > limits.rows
+        or rows * tokens > limits.tokens
+        or (limits.seconds is not None and view.latency.predict_s(rows, tokens) > limits.seconds)
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from service.batching.pending import Pending
 from service.batching.policies.filling import candidates
 from service.batching.policies.policy import Decision, View
-from service.batching.queue import Pending
 from service.errors import ServiceError
 
 

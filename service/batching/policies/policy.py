@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from deploy.triton.protocol import EngineStats
-from service.batching.arrivals import Arrivals
+from service.batching.forecast import Forecast
 from service.batching.latency import LatencyModel
-from service.batching.queue import Pending, RequestQueue, RunningBatch
+from service.batching.lengths import AnswerLengths
+from service.batching.pending import Pending, RunningBatch
+from service.batching.queue import RequestQueue
+from service.batching.steps import StepTimes
 from service.errors import ServiceError
 
 
@@ -20,6 +23,9 @@ class BatchLimits:
     rows: int
     tokens: int
     """Padding included; a single longer request goes alone."""
+
+    seconds: float | None = None
+    """Predicted, where something else could have to wait for it; a single longer request goes alone. None: any."""
 
     least_filled: float = 0.5
     """Requests share a batch only where each is at least about this share of the longest, the shortest aside."""
@@ -34,11 +40,17 @@ class View:
     """What a policy decides on: the queue, and one place that could take the next batch."""
 
     queue: RequestQueue[Any]
+    """Its order is fair between flows: a policy that keeps to it is fair."""
+
     now_s: float
-    arrivals: Arrivals
+    forecast: Forecast
+    """Of requests to this lane."""
 
     free_slots: int
     """What the place can take now."""
+
+    elsewhere: bool
+    """Whether another place could take what this one does not."""
 
     idle: bool
     """Nothing runs there: a request that needs more slots than there are may go, alone."""
@@ -46,6 +58,12 @@ class View:
     limits: BatchLimits
     latency: LatencyModel
     """Of batches at this place."""
+
+    steps: StepTimes
+    """Of decode steps at this place; nothing is known of them in a lane that has none."""
+
+    lengths: AnswerLengths
+    """Of answers, everywhere; likewise."""
 
     running: Sequence[RunningBatch[Any]]
     """Batches that were sent there and have not come back, the oldest first."""
@@ -59,6 +77,9 @@ class Decision:
     """What to send now, or when to ask again."""
 
     batch: tuple[Pending[Any], ...] = ()
+    refused: tuple[tuple[Pending[Any], ServiceError], ...] = ()
+    """Requests that wait in vain, and what they are told."""
+
     look_again_s: float | None = None
     """Without a batch: when to ask again although nothing has come or gone; None is never."""
 

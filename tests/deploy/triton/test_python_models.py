@@ -39,6 +39,7 @@ class Tensor:
 
 class TritonError(Exception):
     INVALID_ARG = 3
+    CANCELLED = 7
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -88,6 +89,9 @@ class Request:
 
     def get_response_sender(self) -> Sender:
         return self.sender
+
+    def is_cancelled(self) -> bool:
+        return self.sender.is_cancelled()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -295,20 +299,42 @@ def test_requests_of_any_shapes_get_their_own_results(qa, nano_bundle: Path) -> 
         np.testing.assert_allclose(response.tensors["emissions"], expected, atol=1e-5)
 
 
+class Counting:
+    """A session that remembers the sizes of its batches, and does what a test wishes before each."""
+
+    def __init__(self, session: ort.InferenceSession, before_run=lambda: None) -> None:
+        self.sizes: list[int] = []
+        self.get_inputs = session.get_inputs
+        self._session, self._before_run = session, before_run
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self._before_run()
+        self.sizes.append(len(inputs["input_ids"]))
+        return self._session.run(outputs, inputs)
+
+
 def test_requests_of_one_shape_run_once(qa, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    session = qa._session
-
-    class Counting:
-        get_inputs = session.get_inputs
-
-        def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-            sizes.append(len(inputs["input_ids"]))
-            return session.run(outputs, inputs)
-
-    monkeypatch.setattr(qa, "_session", Counting())
+    monkeypatch.setattr(qa, "_session", session := Counting(qa._session))
     qa.execute([Request(qa_inputs(seed, 1 + seed % 2, 12)) for seed in range(4)])
-    assert sizes == [6]
+    assert session.sizes == [6]
+
+
+def test_what_nobody_waits_for_any_more_is_not_run_and_the_rest_is(qa, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request(qa_inputs(seed, 1, 12)) for seed in range(3)] + [Request(qa_inputs(3, 2, 20))]
+    requests[1].sender.gone.set()
+    monkeypatch.setattr(qa, "_session", session := Counting(qa._session, requests[3].sender.gone.set))
+    responses = qa.execute(requests)
+    assert session.sizes == [2], "one had gone before, and one while the others were computed"
+    assert [each.error and each.error.code for each in responses] == [None, 7, None, 7]
+    assert responses[2].tensors["emissions"].shape == (1, 12, 3)
+
+
+def test_a_request_whose_client_cannot_be_asked_is_run(qa, caplog) -> None:
+    request = Request(qa_inputs(0, 1, 5))
+    del request.sender
+    (response,) = qa.execute([request])
+    assert response.error is None
+    assert "cannot be asked whether it has gone" in caplog.text
 
 
 @pytest.mark.parametrize(

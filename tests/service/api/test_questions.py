@@ -20,8 +20,12 @@ def test_answers_are_spans_of_the_context_best_first(client: httpx.Client, repea
     assert len(found["answers"]) == 20
     places = [(answer["start"], answer["end"]) for answer in found["answers"]]
     assert len(set(places)) == 20
+    assert len({" ".join(answer["text"].split()) for answer in found["answers"]}) == 20
     for answer in found["answers"]:
-        assert answer.keys() == {"text", "start", "end", "score"}
+        assert answer.keys() == {"text", "start", "end", "score", "places"}
+        assert answer["places"][0].items() <= {**answer, "score": answer["places"][0]["score"]}.items()
+        for place in answer["places"]:
+            assert context[place["start"] : place["end"]].split() == answer["text"].split()
         assert context[answer["start"] : answer["end"]] == answer["text"] == answer["text"].strip() != ""
     scores = [answer["score"] for answer in found["answers"]]
     assert scores == sorted(scores, reverse=True)

@@ -35,7 +35,8 @@ def test_places_in_a_long_spoilt_text_are_those_of_the_text_as_sent(client: http
     context = CORRUPTIONS["everything at once"](f"{CONTEXT} " * 200, random.Random(1))
     for answer in post(client, "/v1/qa", question="When?", context=context, top_k=20)["answers"]:
         assert context[answer["start"] : answer["end"]] == answer["text"]
-        assert normalise(answer["text"]).text in CONTEXT + " " + CONTEXT
+        # Behind the bridge an inserted selector of emoji style is part of its grapheme.
+        assert normalise(answer["text"]).text.replace("\ufe0f", "") in CONTEXT + " " + CONTEXT
 
 
 @pytest.mark.parametrize(

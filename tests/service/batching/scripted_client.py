@@ -19,10 +19,11 @@ from deploy.triton.protocol import (
 )
 from service.batching.batcher import Batcher
 from service.batching.clock import Clock
-from service.batching.latency import TokenRate
+from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
+from service.batching.pending import RunningBatch
 from service.batching.policies import BatchLimits, Immediate, Policy
-from service.batching.queue import RequestQueue, RunningBatch
+from service.batching.queue import RequestQueue
 from service.errors import ServiceError
 from service.inference.fleet import Fleet
 from service.inference.place import Place, Standing
@@ -149,7 +150,7 @@ def batcher_maker(
             policy=policy or Immediate(),
             limits=BatchLimits(rows=rows, tokens=4096),
             loads=[
-                PlaceLoad(place=place, capacity=lambda _: slots, latency=TokenRate(), ahead=ahead)
+                PlaceLoad(place=place, capacity=lambda _: slots, latency=BatchTime(), ahead=ahead)
                 for place in fleet.places
             ],
             clock=clock,

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict, is_dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching.batcher import LONGEST_RETRY_S, Batcher
-from service.batching.latency import TokenRate
+from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
-from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket, make_policy
-from service.batching.queue import Pending, RequestQueue, RunningBatch, State
-from service.errors import Overloaded, Unavailable
+from service.batching.pending import Pending, RunningBatch, State
+from service.batching.policies import (
+    BatchFirst,
+    BatchLimits,
+    Dynamic,
+    Immediate,
+    Policy,
+    Predictive,
+    bucket,
+    make_policy,
+)
+from service.batching.queue import RequestQueue
+from service.errors import Overloaded, ServiceError, Unavailable
+from service.settings import BatchingSettings
 from tests.service.batching.hand_clock import HandClock
 from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace
 
@@ -32,6 +44,7 @@ class Desk:
         tokens: int = 1000,
         slots: int = 8,
         queue_tokens: int = 10_000,
+        seconds: float | None = None,
         places: Sequence[str] = ("only",),
     ) -> None:
         self.clock = HandClock()
@@ -40,11 +53,12 @@ class Desk:
         self.batches: list[list[str]] = []
         self.times_s: list[float] = []
         self.expired: list[str] = []
+        self.refused: list[tuple[str, ServiceError]] = []
         self.batcher: Batcher[str] = Batcher(
             queue=RequestQueue(queue_tokens),
             policy=policy,
-            limits=BatchLimits(rows=rows, tokens=tokens),
-            loads=[PlaceLoad(place=place, capacity=lambda _: slots, latency=TokenRate()) for place in self.places],
+            limits=BatchLimits(rows=rows, tokens=tokens, seconds=seconds),
+            loads=[PlaceLoad(place=place, capacity=lambda _: slots, latency=BatchTime()) for place in self.places],
             clock=self.clock,
             send=self._take,
         )
@@ -56,6 +70,7 @@ class Desk:
         tokens: int = 10,
         slots: int = 1,
         group: Hashable = "a",
+        flow: Hashable | None = None,
         after_s: float = FOR_EVER_S,
         bounded: bool = True,
     ) -> Pending[str]:
@@ -63,9 +78,11 @@ class Desk:
             payload=name,
             tokens=tokens,
             group=group,
+            **({} if flow is None else {"flow": flow}),
             slots=slots,
             deadline_s=self.clock.now_s() + after_s,
             on_deadline=lambda: self.expired.append(name),
+            on_refused=lambda error: self.refused.append((name, error)),
         )
         self.batcher.submit(pending, bounded=bounded)
         return pending
@@ -150,6 +167,42 @@ def test_rows_tokens_and_slots_bound_a_batch() -> None:
         ["long 0", "long 1"],
         ["long 2"],
     ]
+
+
+@pytest.mark.parametrize("policy", [Immediate(), Dynamic(0.5)], ids=["immediate", "dynamic"])
+def test_seconds_bound_a_batch_of_more_than_one(policy: Policy) -> None:
+    # 1e-4 s a token, before anything was observed.
+    desk = Desk(policy, rows=8, tokens=10_000, slots=100, seconds=0.1)
+    for number in range(3):
+        desk.submit(f"short {number}", tokens=400)
+    for number in range(2):
+        desk.submit(f"long {number}", tokens=3000)
+    desk.clock.turn()
+    assert desk.batches[:1] == [["short 0", "short 1"]]
+    desk.clock.turn(1)
+    assert sorted(desk.batches) == [["long 0"], ["long 1"], ["short 0", "short 1"], ["short 2"]]
+
+
+@pytest.mark.parametrize("policy", [Immediate(), Dynamic(0.5)], ids=["immediate", "dynamic"])
+@pytest.mark.parametrize("books", [1, 4])
+def test_a_tiny_request_waits_for_what_runs_and_not_for_books(policy: Policy, books: int) -> None:
+    desk = Desk(policy, rows=8, tokens=400, slots=1)
+    running = [desk.submit("first", tokens=400, slots=1)]
+    desk.clock.turn(1)
+    running += [
+        desk.submit(f"window {number} of {book}", tokens=400, flow=book) for number in range(6) for book in range(books)
+    ]
+    for _ in range(books):
+        desk.clock.turn(1)
+        desk.batcher.settle(next(each for each in running if each.state is State.RUNNING))
+    desk.clock.turn(1)
+    running.append(desk.submit("tiny", tokens=10))
+    for _ in range(len(running)):
+        desk.clock.turn(1)
+        desk.batcher.settle(next((each for each in running if each.state is State.RUNNING), running[0]))
+    sent = [batch[0] for batch in desk.batches]
+    assert sent.index("tiny") == 1 + books, "right behind what ran"
+    assert len(sent) == len(running)
 
 
 def test_groups_and_lengths_that_would_pad_too_much_do_not_mix(immediate: Desk) -> None:
@@ -304,8 +357,21 @@ def test_closing_settles_everything_and_sends_nothing_more(immediate: Desk) -> N
         immediate.submit("late")
 
 
-def test_policies_have_names() -> None:
-    assert isinstance(make_policy("immediate", 0.1), Immediate)
-    assert make_policy("dynamic", 0.1) == Dynamic(0.1)
-    with pytest.raises(ValueError, match="there is no batching policy 'clever': choose immediate or dynamic"):
-        make_policy("clever", 0.1)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("predictive", Predictive(ages=False)),
+        ("dynamic", Dynamic(0.1)),
+        ("batch_first", BatchFirst(3.0)),
+        ("immediate", Immediate()),
+    ],
+)
+def test_settings_name_a_policy(name: str, policy: Policy) -> None:
+    knobs = {"max_delay_s": 0.1, "ageing_s": 3.0, "predictive": {"ages": False}}
+    made = make_policy(BatchingSettings.model_validate({"policy": name, **knobs}))
+    assert type(made) is type(policy)
+    assert vars_of(made) == vars_of(policy)
+
+
+def vars_of(policy: Policy) -> dict[str, object]:
+    return asdict(policy) if is_dataclass(policy) else {}

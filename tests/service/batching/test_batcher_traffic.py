@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.batching.batcher import Batcher
-from service.batching.latency import TokenRate
+from service.batching.latency import BatchTime
 from service.batching.load import PlaceLoad
+from service.batching.pending import Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Dynamic, Immediate, Policy, bucket
-from service.batching.queue import Pending, RequestQueue, RunningBatch, State
+from service.batching.queue import RequestQueue
 from service.errors import Overloaded
 from tests.service.batching.hand_clock import HandClock
 from tests.service.batching.scripted_client import ScriptedClient, SteadyPlace
@@ -48,7 +49,7 @@ class Traffic(RuleBasedStateMachine):
             queue=RequestQueue(QUEUE_TOKENS),
             policy=self.policy,
             limits=LIMITS,
-            loads=[PlaceLoad(place=SteadyPlace(ScriptedClient()), capacity=lambda _: SLOTS, latency=TokenRate())],
+            loads=[PlaceLoad(place=SteadyPlace(ScriptedClient()), capacity=lambda _: SLOTS, latency=BatchTime())],
             clock=self.clock,
             send=self._take,
         )
@@ -129,6 +130,7 @@ class Traffic(RuleBasedStateMachine):
             slots=slots,
             deadline_s=self.clock.now_s() + patience_s,
             on_deadline=lambda: self._expire(traveller),
+            on_refused=lambda error: pytest.fail(f"the policy refused a request: {error}"),
         )
         traveller.pending = pending
         queued = sum(each.tokens for each in self.waiting)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.triton.protocol import FinishReason, Sampling, Source, Task
+from service.batching.latency import BatchTime
 from service.batching.rows import RowLane, RowTicket
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
@@ -109,17 +110,17 @@ async def test_every_prefill_teaches_the_latency_model_at_once(scene: Scene) -> 
     flight = await scene.take_off()
     scene.clock.turn(50)  # on the way, which tells nothing
     flight.prefilled(2, tokens=3, seconds=9)
-    # A new observation weighs a tenth.
-    learnt = 0.9 * before + 0.9
-    await until(
-        lambda: latency.predict_s(2, 3) == pytest.approx(learnt), "the first lesson, long before the last token"
-    )
+    told = BatchTime()
+    told.observe(2, 3, 9)
+    assert told.predict_s(2, 3) > before
+    await until(lambda: latency.predict_s(2, 3) == told.predict_s(2, 3), "the first lesson, long before the last token")
     flight.prefilled(1, tokens=3, seconds=4.5)
-    await until(lambda: latency.predict_s(2, 3) == pytest.approx(0.9 * learnt + 0.9), "the second lesson")
+    told.observe(1, 3, 4.5)
+    await until(lambda: latency.predict_s(2, 3) == told.predict_s(2, 3), "the second lesson")
     for index in range(3):
         flight.report(index, FinishReason.STOP, prefill_s=50)
     await asyncio.gather(*(outcome(ticket) for ticket in tickets))
-    assert latency.predict_s(2, 3) == pytest.approx(0.9 * learnt + 0.9), "what rows say of themselves is no batch's"
+    assert latency.predict_s(2, 3) == told.predict_s(2, 3), "what rows say of themselves is no batch's"
 
 
 async def test_a_cancelled_row_that_waits_is_never_sent(scene: Scene) -> None:

@@ -54,6 +54,12 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
     hold_infer: asyncio.Event | None = None
     """`infer` waits for it."""
 
+    inferring: list[int] = field(default_factory=list)
+    """First ids of the requests that have come to `infer`."""
+
+    withdrawn: list[int] = field(default_factory=list)
+    """Those of them that were cancelled."""
+
     refused: set[int] = field(default_factory=set)
     """A batch with one of these rows is answered with an error."""
 
@@ -105,8 +111,14 @@ class ScriptedTriton(services.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Doubles `input_ids`."""
         if self.hold_infer is not None:
+            first = int(read_request(request)["input_ids"][0, 0])
+            self.inferring.append(first)
             self.holding.set()
-            await self.hold_infer.wait()
+            try:
+                await self.hold_infer.wait()
+            except asyncio.CancelledError:
+                self.withdrawn.append(first)
+                raise
         if self.model_error is not None:
             await context.abort(self.model_error, "as the test wishes")
         doubled = 2 * read_request(request)["input_ids"]

@@ -16,6 +16,7 @@ from deploy.triton.protocol import FinishReason
 from service.errors import InferenceFailed, Unavailable
 from service.inference.protocol import BundleIdentity, EngineCapacity, ModelTimes
 from service.inference.triton import TritonClient, _read, _write
+from tests.service.batching.scripted_client import until
 from tests.service.inference.scripted_triton import (
     STATS,
     ScriptedTriton,
@@ -281,6 +282,38 @@ async def test_closing_fails_what_is_in_flight_and_whatever_comes_later(
     for call in (stream, unary, client.infer("qa", {"input_ids": IDS}), client.stats(), client.server()):
         with pytest.raises(Unavailable):
             await call
+
+
+async def test_a_call_behind_others_is_withdrawn_and_the_first_is_waited_for(
+    client: TritonClient, triton: ScriptedTriton
+) -> None:
+    triton.hold_infer = asyncio.Event()
+    calls = []
+    for first in range(3):
+        calls.append(asyncio.create_task(client.infer("qa", {"input_ids": np.array([[first]])})))
+        await until(lambda first=first: first in triton.inferring, "the call's arrival")
+    for each in calls[:2]:
+        each.cancel()
+    await until(lambda: triton.withdrawn == [1], "the second call's end")
+    assert [each.done() for each in calls] == [False, True, False], "the first may be computed: it takes its place"
+    triton.hold_infer.set()
+    np.testing.assert_array_equal((await calls[2])["doubled"], [[4]])
+    await until(calls[0].done, "the first call's end")
+    assert [each.cancelled() for each in calls] == [True, True, False]
+    assert triton.withdrawn == [1]
+
+
+async def test_a_computation_that_hangs_is_not_waited_for_for_ever(
+    client: TritonClient, triton: ScriptedTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.inference.triton.GIVEN_UP_S", 0.05)
+    triton.hold_infer = asyncio.Event()
+    call = asyncio.create_task(client.infer("qa", {"input_ids": IDS}))
+    await triton.holding.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until(lambda: triton.withdrawn == [1], "the call's end in Triton")
 
 
 async def test_cancelling_a_call_is_no_failure_of_the_server(client: TritonClient, triton: ScriptedTriton) -> None:
