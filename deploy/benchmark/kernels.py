@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from deploy.graphs.catalog import STEPS
 from deploy.parity.feeds import median_ms, random_feeds
 from deploy.triton.manifest import load_manifest
 from deploy.triton.sessions import open_session
@@ -109,11 +110,13 @@ def profile_graph(
     manifest = load_manifest(bundle, verify=False)
     path = bundle / manifest.graph_file(graph)
     vocabulary = int(manifest.config["vocab_size"])
-    plain = open_session(path, threads=threads)
+    # As they are served: only steps hold on to their memory.
+    steps = graph in STEPS
+    plain = open_session(path, threads=threads, keeps_memory=steps)
     feeds = random_feeds(plain, vocabulary, lengths)
     run_ms = median_ms(lambda: plain.run(None, feeds), repeats)
     with tempfile.TemporaryDirectory() as folder:
-        profiled = open_session(path, threads=threads, profile=Path(folder) / graph)
+        profiled = open_session(path, threads=threads, keeps_memory=steps, profile=Path(folder) / graph)
         for _ in range(repeats + 1):
             profiled.run(None, feeds)
         events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
