@@ -17,6 +17,8 @@ TRAINING_HEADER = (
     "|---|---|---|---|---|---|---|"
 )
 
+KERNEL_HEADER = "| operator | nodes | ms | of the time | GFLOP/s | of the ceiling |\n|---|---|---|---|---|---|"
+
 
 def summarise(result: dict[str, Any]) -> dict[str, float | None]:
     """Figures of one run.
@@ -102,3 +104,25 @@ def replace_between(text: str, name: str, table: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def kernel_table(result: dict[str, Any]) -> str:
+    """Ceilings of the machine, and a table a graph, of what `bench kernels` measured."""
+    ceilings = result["ceilings"]
+    parts = [
+        f"Ceilings: {ceilings['fp32_gflop_per_s']:.0f} GFLOP/s in float32, {ceilings['int8_gop_per_s']:.0f} in 8 bits, "
+        f"{ceilings['copy_gb_per_s']:.1f} GB/s copied on one thread."
+    ]
+    for graph in result["graphs"]:
+        rows = [
+            f"| {each['kind']} | {each['nodes']} | {each['ms']:.2f} | {each['share']:.1%} "
+            f"| {_reached(each['gop_per_s'], '.0f')} | {_reached(each['of_ceiling'], '.0%')} |"
+            for each in graph["operators"]
+        ]
+        title = f"{graph['graph']}, {graph['rows']} × {graph['tokens']} tokens: {graph['run_ms']:.1f} ms a run"
+        parts.append("\n".join([title, "", KERNEL_HEADER, *rows]))
+    return "\n\n".join(parts)
+
+
+def _reached(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, help="Measure a running service, or training; make tables from raw results.")
+app = typer.Typer(
+    no_args_is_help=True, help="Measure a running service, graphs, or training; make tables from raw results."
+)
 
 
 @app.command()
@@ -191,3 +193,41 @@ def make_report(
     text = document.read_text(encoding="utf-8")
     write_text(document, report.replace_between(text, section, table))
     typer.echo(f"{document}: {len(loaded)} runs in section {section}")
+
+
+@app.command()
+def kernels(
+    bundle: Annotated[Path, typer.Option(help="The bundle whose graphs are profiled.")] = Path("model/pretrained"),
+    graph: Annotated[list[str] | None, typer.Option(help="A graph; repeat for several. Default: qa, encoder.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the batch.")] = 1,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 182,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of an operator; 0 is one a physical core.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs whose median counts.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="Where the result goes (JSON).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Time graphs by operator, against a float32 product, an 8-bit product and a copy on this machine."""
+    from dataclasses import asdict
+
+    from rich.progress import Progress
+
+    from deploy.benchmark.kernels import measure_ceilings, profile_graph
+    from deploy.benchmark.report import kernel_table
+    from deploy.bundle.replacement import write_text
+
+    names = graph or ["qa", "encoder"]
+    if output is not None and output.is_dir():
+        raise ValueError(f"{output} is a folder: name a file for the result with --output")
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("ceilings", total=1 + len(names))
+        ceilings = measure_ceilings(threads)
+        profiles = []
+        for name in names:
+            progress.update(bar, advance=1, description=name)
+            profiles.append(profile_graph(bundle, name, [tokens] * rows, ceilings, threads=threads, repeats=repeats))
+        progress.advance(bar)
+    result = {"ceilings": asdict(ceilings), "graphs": [asdict(each) for each in profiles]}
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, json.dumps(result, indent=1) + "\n")
+    typer.echo(json.dumps(result, allow_nan=False) if as_json else kernel_table(result))

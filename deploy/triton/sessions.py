@@ -17,7 +17,9 @@ NUMPY_TYPES: dict[str, np.dtype] = {
 """ONNX Runtime's names of the types that the bundle's graphs take and give."""
 
 
-def open_session(path: Path, *, threads: int = 0, keeps_memory: bool = True) -> ort.InferenceSession:
+def open_session(
+    path: Path, *, threads: int = 0, keeps_memory: bool = True, profile: Path | None = None
+) -> ort.InferenceSession:
     """Load a graph for the CPU.
 
     Args:
@@ -25,6 +27,7 @@ def open_session(path: Path, *, threads: int = 0, keeps_memory: bool = True) -> 
         threads: threads of one operator; 0 is one for each physical core.
         keeps_memory: hold on to the memory of the largest run. Right for steps of one size; graphs that see sources
             of any length would stay as large as the largest batch they ever saw.
+        profile: time every node, into a file whose name begins so; `end_profiling()` names it.
 
     Raises:
         BundleError: the graph is missing, damaged, or of an operator set that this ONNX Runtime does not know.
@@ -36,6 +39,9 @@ def open_session(path: Path, *, threads: int = 0, keeps_memory: bool = True) -> 
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = keeps_memory
     options.enable_mem_pattern = keeps_memory
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not keeps_memory:
         # Long runs, which decode steps interrupt: work is handed out in shrinking pieces, so that a thread that was
         # interrupted does not keep the others waiting for its half. Costs nothing alone (docs/decisions/0020).
