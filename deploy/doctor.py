@@ -54,6 +54,10 @@ Bind = Callable[[str, int], socket.socket]
 """How the gateway begins to listen; raises ValueError in words."""
 
 
+ReadSettings = Callable[[], object]
+"""How the gateway reads its settings; raises ValueError in words."""
+
+
 class Status(StrEnum):
     """How a check went."""
 
@@ -72,10 +76,13 @@ class Check:
     fix: str = ""
 
 
-def examine(*, host: str, port: int, bind: Bind, bundle: Path, triton_env: Path | None) -> Iterator[Check]:
+def examine(
+    *, host: str, port: int, bind: Bind, read_settings: ReadSettings, bundle: Path, triton_env: Path | None
+) -> Iterator[Check]:
     """Every check, one after the other; `triton_env` where one was named."""
     yield check_python()
     yield check_packages()
+    yield check_settings(read_settings)
     yield check_triton(triton_env)
     yield check_libpython(triton_env or TRITON_ENV)
     yield check_port(host, port, bind)
@@ -112,6 +119,16 @@ def check_packages() -> Check:
     return Check(name="packages", status=Status.OK, detail="all that serving needs")
 
 
+def check_settings(read: ReadSettings) -> Check:
+    """Names and values of the environment's settings."""
+    try:
+        read()
+    except ValueError as error:
+        fix = "correct or unset it in the environment"
+        return Check(name="settings", status=Status.FAIL, detail=str(error), fix=fix)
+    return Check(name="settings", status=Status.OK, detail="names and values in the environment are right")
+
+
 def check_triton(environment: Path | None) -> Check:
     """A server to start; one that was named must do, others are not looked for."""
     try:
@@ -144,7 +161,7 @@ def check_port(host: str, port: int, bind: Bind) -> Check:
     try:
         bind(host, port).close()
     except ValueError as error:
-        return Check(name="port", status=Status.FAIL, detail=str(error), fix="choose another one with --port")
+        return Check(name="port", status=Status.FAIL, detail=str(error))
     return Check(name="port", status=Status.OK, detail=f"{host}:{port} is free")
 
 

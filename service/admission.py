@@ -1,6 +1,7 @@
 """Requests in flight: how many there may be, how many bytes their bodies may hold, and whether new ones may come.
 
-visit ─▶ receive (each piece of the body) ─▶ enter (the body is there) ─▶ … the answer's last byte: all is given back
+visit ─▶ receive (each piece of the body) ─▶ enter (the body is there) ─▶ join (its class) ─▶ … the answer's last byte:
+all is given back
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.batching.tiers import Tier
 from service.errors import Draining, TooManyBytes, TooManyRequests
-from service.settings import LimitSettings
+from service.settings import LimitSettings, TiersSettings
 
 
 class Admission:
     """The door of the gateway."""
 
-    def __init__(self, limits: LimitSettings) -> None:
-        self._limits = limits
+    def __init__(self, limits: LimitSettings, tiers: TiersSettings | None = None) -> None:
+        self._limits, self._tiers = limits, tiers or TiersSettings()
+        self.of_tier = dict.fromkeys(Tier, 0)
+        """Requests in flight of each class of service, once it is known."""
+
         self.in_flight = 0
         """Requests whose bodies are there and whose answers are not out yet."""
 
@@ -67,8 +72,21 @@ class Admission:
         self.in_flight += 1
         self._empty.clear()
 
+    def _join(self, tier: Tier) -> None:
+        share = self._tiers.of(tier.value).share
+        most = max(1, int(share * self._limits.concurrent_requests))
+        # What all classes may take together was looked at when the request entered.
+        if share < 1 and self.of_tier[tier] >= most:
+            raise TooManyRequests(
+                f"{self.of_tier[tier]} requests of the class {tier.value} are in flight, and {most} is the limit: try "
+                "again later"
+            )
+        self.of_tier[tier] += 1
+
     def _leave(self, visit: Visit) -> None:
         self.body_bytes -= visit.body_bytes
+        if visit.tier is not None:
+            self.of_tier[visit.tier] -= 1
         if visit.entered:
             self.in_flight -= 1
             if not self.in_flight:
@@ -82,6 +100,7 @@ class Visit:
         self._admission = admission
         self.body_bytes = 0
         self.entered = False
+        self.tier: Tier | None = None
 
     def receive(self, size: int) -> None:
         """Hold more bytes of the body. Raises TooManyBytes."""
@@ -93,3 +112,9 @@ class Visit:
         assert not self.entered, "a request has one place"
         self._admission._enter()
         self.entered = True
+
+    def join(self, tier: Tier) -> None:
+        """Count as one of a class. Once a visit. Raises TooManyRequests where the class has its share."""
+        assert self.tier is None, "a request is of one class"
+        self._admission._join(tier)
+        self.tier = tier

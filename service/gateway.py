@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from service.admission import Admission
 from service.batching.clock import Clock, LoopClock
+from service.prediction_metrics import PredictionMetrics
 from service.served import ServedBundle, serve_bundle
 from service.settings import Settings
 from service.tasks.text_room import TextRoom
@@ -33,7 +34,7 @@ class Gateway:
 
 def build_gateway(settings: Settings) -> Gateway:
     """The parts, joined; nothing runs yet. Raises BundleError or ValueError where the bundle is damaged."""
-    clock, metrics, admission = LoopClock(), Metrics(), Admission(settings.limits)
+    clock, metrics, admission = LoopClock(), Metrics(), Admission(settings.limits, settings.tiers)
     text_room = TextRoom(settings.limits.text_bytes_in_flight, clock)
     gateway = Gateway(
         settings=settings,
@@ -43,5 +44,10 @@ def build_gateway(settings: Settings) -> Gateway:
         served=serve_bundle(settings, clock, metrics, text_room),
     )
     metrics.watch(lambda: (gateway.served.rows, gateway.served.windows))
+    metrics.registry.register(
+        PredictionMetrics(
+            lambda: {"generator": gateway.served.rows.batcher, "qa": gateway.served.windows.batcher}, clock
+        )
+    )
     metrics.watch_requests(admission, lambda: text_room.held_bytes)
     return gateway

@@ -23,11 +23,14 @@ from service.batching.policies import BatchLimits, make_policy
 from service.batching.queue import RequestQueue
 from service.batching.rows import RowLane
 from service.batching.windows import WindowLane
+from service.calibration import Calibration
 from service.inference.fleet import Fleet
 from service.inference.place import Place
-from service.inference.protocol import BundleIdentity, InferenceClient
+from service.inference.protocol import BundleIdentity, InferenceClient, ServerInfo
 from service.inference.triton import TritonClient
+from service.predictions import Predictions
 from service.settings import BatchingSettings, Settings
+from service.state_file import StateFile, machine
 from service.tasks.questions import Questions
 from service.tasks.routing import Routing
 from service.tasks.text_room import TextRoom
@@ -44,8 +47,9 @@ LEAST_FILLED = 0.75
 ROWS_AHEAD = 1
 """Batches that wait in the engine for the one before: rows that are not sent yet can still join the next."""
 
-WINDOWS_AHEAD = 2
-"""Batches at the stateless model: one is computed, and the next is there when it ends."""
+WINDOWS_AHEAD = 1
+"""Batches at the stateless model: the one that is computed. A second one behind it would spare the model the way to the
+gateway and back, and nothing could overtake it any more: short questions beside books waited nearly twice as long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +66,8 @@ class ServedBundle:
     summary: Writing
     questions: Questions
     routing: Routing
+    predictions: Predictions
+    settings: Settings
 
     async def close_lanes(self) -> None:
         """Answer whatever still waits or runs with 503."""
@@ -71,7 +77,7 @@ class ServedBundle:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Connect to the models and watch them."""
-        async with self.fleet.running():
+        async with self.predictions.kept(self.settings.state.every_s), self.fleet.running():
             try:
                 yield
             finally:
@@ -101,6 +107,8 @@ def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics, text_room: 
         clock=clock,
         metrics=metrics,
     )
+    predictions = Predictions(rows, windows, clock, _state_file(settings, fleet))
+    _calibrate_first(settings, rows, windows, manifest, predictions)
     generation, summary = Writing(Task.GENERATION, tools), Writing(Task.SUMMARY, tools)
     questions = Questions(tools)
     return ServedBundle(
@@ -114,6 +122,8 @@ def serve_bundle(settings: Settings, clock: Clock, metrics: Metrics, text_room: 
         summary=summary,
         questions=questions,
         routing=Routing(tools, generation, questions, summary),
+        predictions=predictions,
+        settings=settings,
     )
 
 
@@ -124,6 +134,43 @@ def _places(settings: Settings, manifest: Manifest) -> list[Place]:
     return [Place(name, _client(settings), identity, manifest.special_tokens, settings.triton.timeout_s)]
 
 
+def _state_file(settings: Settings, fleet: Fleet) -> StateFile | None:
+    """Where predictions for this bundle on this machine are kept."""
+    if not settings.state.keep or settings.state.folder is None:
+        return None
+    key = {
+        "bundle": bundle_digest(settings.bundle),
+        "places": [place.name for place in fleet.places],
+        "runtime": settings.runtime,
+        "threads": settings.local.threads if settings.runtime == "local" else None,
+        "machine": machine(),
+    }
+    return StateFile(settings.state.folder, key)
+
+
+def _calibrate_first(
+    settings: Settings, rows: RowLane, windows: WindowLane, manifest: Manifest, predictions: Predictions
+) -> None:
+    """Have every place tried out before its first request, unless an earlier run has learnt what it does."""
+    for of_rows, of_windows in zip(rows.batcher.loads, windows.batcher.loads, strict=True):
+        place = of_rows.place
+        calibration = Calibration(
+            client=place.client,
+            rows=of_rows,
+            windows=of_windows,
+            special_tokens=manifest.special_tokens,
+            window_tokens=manifest.limits.qa_window_tokens,
+        )
+        place.rehearse = partial(_calibrate, calibration, settings.state.calibration_s, predictions.known)
+
+
+async def _calibrate(calibration: Calibration, most_s: float, known: set[str], server: ServerInfo) -> None:
+    name = calibration.rows.place.name
+    if most_s > 0 and name not in known:
+        await calibration.run(server, most_s)
+        known.add(name)
+
+
 def _client(settings: Settings) -> InferenceClient:
     """The way to the models that the settings name."""
     if settings.runtime == "triton":
@@ -131,7 +178,8 @@ def _client(settings: Settings) -> InferenceClient:
     # Only here: a gateway in front of Triton does not need ONNX Runtime.
     from service.inference.local import LocalClient
 
-    engine = EngineSettings(slots=settings.local.slots, threads=settings.local.threads, verify=False)
+    knobs = settings.local
+    engine = EngineSettings(slots=knobs.slots, threads=knobs.threads, gap_steps=knobs.gap_steps, verify=False)
     return LocalClient(settings.bundle, engine)
 
 

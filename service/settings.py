@@ -105,6 +105,30 @@ class LimitSettings(_Part):
         return self
 
 
+class TierSettings(_Part):
+    """What one class of service gets."""
+
+    deadline_s: float | None = Field(default=None, gt=0)
+    """Time of its requests that name none; without it limits.timeout_s."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """The most of limits.concurrent_requests that its requests may take; more are refused with 429."""
+
+
+class TiersSettings(_Part):
+    """Classes of service."""
+
+    priority: TierSettings = TierSettings()
+    default: TierSettings = TierSettings()
+    flex: TierSettings = TierSettings(deadline_s=600.0, share=0.5)
+    """It waits where others do not, so it has time, and may not fill the house."""
+
+    def of(self, name: str) -> TierSettings:
+        """What a class gets."""
+        found: TierSettings = getattr(self, name)
+        return found
+
+
 class PredictiveSettings(_Part):
     """What the policy `predictive` does; each can be switched off, to see what it brings."""
 
@@ -119,6 +143,9 @@ class PredictiveSettings(_Part):
 
     groups: bool = True
     """Let lengths decide who shares a batch; if not, requests go in the order in which they are due."""
+
+    hurries: bool = True
+    """Of batches that pay about alike, send the shorter."""
 
 
 class BatchingSettings(_Part):
@@ -138,8 +165,8 @@ class BatchingSettings(_Part):
     """Source tokens of one batch, padding included. One longer row goes alone."""
 
     batch_s: float = Field(default=0.1, gt=0)
-    """How long a batch of several requests may be expected to take: what comes meanwhile waits for up to two of them,
-    however long the books are that others ask about."""
+    """How long a batch of several requests may be expected to take: what comes meanwhile waits for one to end, however
+    long the books are that others ask about."""
 
     queue_tokens: int = Field(default=131_072, ge=1)
     """Source tokens that may wait for one model; what does not fit is refused with 429."""
@@ -149,6 +176,31 @@ class BatchingSettings(_Part):
 
     running_windows: int = Field(default=32, ge=1)
     """Question answering windows that were sent and not answered yet."""
+
+
+def _cache_folder() -> Path | None:
+    """Where the user's programs keep what they can do without (XDG Base Directory Specification); None: nowhere."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named / "trident"
+    try:
+        return Path.home() / ".cache" / "trident"
+    except RuntimeError:
+        return None
+
+
+class StateSettings(_Part):
+    """What is learnt about a machine and its traffic, and kept for the next start."""
+
+    keep: bool = True
+    folder: Path | None = Field(default_factory=_cache_folder)
+    """One small file for each bundle, machine and runtime; without a folder nothing is kept."""
+
+    every_s: float = Field(default=60.0, gt=0)
+    """Between two times that it is written, beside the end of the process."""
+
+    calibration_s: float = Field(default=2.0, ge=0)
+    """The longest that a place is tried out before its first request, where nothing is known of it; 0 is not at all."""
 
 
 class TritonSettings(_Part):
@@ -168,6 +220,9 @@ class LocalSettings(_Part):
     threads: int = Field(default=0, ge=0)
     """Threads of one operator; 0 is one for each physical core."""
 
+    gap_steps: float = Field(default=3.0, ge=1)
+    """Time between two tokens of a text while others' sources are encoded, in decode steps without that."""
+
 
 class Settings(BaseSettings):
     """All settings."""
@@ -180,7 +235,9 @@ class Settings(BaseSettings):
     runtime: Literal["triton", "local"] = "triton"
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
+    tiers: TiersSettings = TiersSettings()
     batching: BatchingSettings = BatchingSettings()
+    state: StateSettings = StateSettings()
     triton: TritonSettings = TritonSettings()
     local: LocalSettings = LocalSettings()
 

@@ -13,6 +13,7 @@ from service.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.pending import RunningBatch
 from service.batching.rows import RowLane
+from service.batching.tiers import Tier
 from service.batching.windows import WindowLane
 
 PREFIX = "trident"
@@ -50,6 +51,32 @@ class Metrics:
         )
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+        self.tier_requests = Counter(
+            "tier_requests",
+            "Requests to the models by class of service and HTTP status, as in requests_total.",
+            ["tier", "code"],
+            namespace=PREFIX,
+            registry=self.registry,
+        )
+        self.tier_rejected = Counter(
+            "tier_requests_rejected",
+            "Requests refused for want of room, time or a model, by class of service.",
+            ["tier", "reason"],
+            namespace=PREFIX,
+            registry=self.registry,
+        )
+        self.tier_latency = Histogram(
+            "tier_request_latency_seconds",
+            "Arrival of a request to the end of its answer, of those that succeeded, by class of service.",
+            ["tier"],
+            buckets=TIME_BUCKETS_S,
+            namespace=PREFIX,
+            registry=self.registry,
+        )
+        for tier in Tier:
+            self.tier_latency.labels(tier.value)
+            for reason in REJECTIONS:
+                self.tier_rejected.labels(tier.value, reason)
         self.time_to_first_token = self._times(
             "time_to_first_token_seconds",
             "Arrival of a request to its first token at the gateway; an answer that is not streamed comes whole.",
@@ -159,7 +186,7 @@ def _worst(batcher: Batcher) -> float:
 
 LATENCY_ERRORS: dict[str, Callable[[RowLane, WindowLane], float]] = {
     "generator": lambda rows, _: _worst(rows.batcher),
-    "generator_step": lambda rows, _: max(steps.error_ratio for steps in rows.steps.values()),
+    "generator_step": lambda rows, _: max(load.steps.error_ratio for load in rows.batcher.loads),
     "qa": lambda _, windows: _worst(windows.batcher),
 }
 """Label of `latency_model_error_ratio` to the error it shows."""

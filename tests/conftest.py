@@ -6,6 +6,7 @@ request, and equal texts prove nothing. Here every token has a random scale of i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -32,6 +33,14 @@ TEXTS = (
 def one_thread() -> None:
     """Networks this small take a third of the time on one thread: two wait for each other, the longer the busier."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What services learn in one session of tests is nobody else's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -78,15 +78,18 @@ def policies(
         str, typer.Option(help="1 is what the model could do with all requests sorted.")
     ] = "0.5,0.8,1,1.5",
     names: Annotated[
-        str, typer.Option("--policies", help="predictive, dynamic, batch_first, immediate, oracle.")
+        str, typer.Option("--policies", help="predictive, dynamic, batch_first, immediate, waiting, oracle.")
     ] = "predictive,dynamic,batch_first,immediate",
     arrivals: Annotated[str, typer.Option(help="The trace's, stretched to a load; or poisson, bursty.")] = "trace",
     cap: Annotated[int, typer.Option(min=1, help="Longest source, tokens; longer ones are cut.")] = 512,
     requests: Annotated[int | None, typer.Option(min=2, help="How many of the trace; all without it.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Largest batch.")] = 32,
-    without: Annotated[str, typer.Option(help="Leave out of predictive: refuses, ages, sheds, groups.")] = "",
+    without: Annotated[str, typer.Option(help="Leave out of predictive: refuses, ages, sheds, groups, hurries.")] = "",
     knows_costs: Annotated[
         bool, typer.Option("--knows-costs", help="Tell policies what batches cost; else they learn it.")
+    ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Count the generated tokens as well: a pass of source and answer.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of arrivals that are not the trace's.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Also write figures and settings into this JSON file.")] = None,
@@ -95,26 +98,31 @@ def policies(
     """Compare batching policies on a trace, in simulated time.
 
     One model takes a batch at a time, and one pass of it answers a request. A deadline is five times what the request
-    takes alone, 50 ms at least. attained: requests answered in time, of all. goodput: requests answered in time a
-    second, as a share of what load 1 is. by length: attained of up to 64, 128, 256 and more tokens.
+    takes alone, 50 ms at least. Load 1 is what the model does with all requests of the trace sorted by length, in
+    batches of --rows, without a pause: their number over the sum of the batches' seconds. attained: requests answered
+    in time, of all. goodput: requests answered in time a second, as a share of what load 1 is. by length: attained of
+    up to 64, 128, 256 and more tokens. `waiting` is predictive that waits for company where a forecast says that it
+    pays; `oracle` knows all arrivals and searches, which is slow, and no bound.
     """
     from rich.progress import Progress
 
     from deploy.benchmark.arrivals import read_trace
     from deploy.bundle.replacement import write_text
     from deploy.commands import policies as simulated
+    from deploy.commands.output import usage_errors
 
-    comparison = simulated.Comparison(
-        recorded=simulated.capped(read_trace(trace, lengths=True, first=requests), cap),
-        costs=simulated.costs_of(costs),
-        loads=simulated.numbers(loads),
-        policies=simulated.names(names, simulated.POLICIES, "policy"),
-        without=simulated.names(without, simulated.PARTS, "part of predictive"),
-        arrivals=arrivals,
-        rows=rows,
-        seed=seed,
-        knows_costs=knows_costs,
-    )
+    with usage_errors():
+        comparison = simulated.Comparison(
+            recorded=simulated.capped(read_trace(trace, lengths=True, first=requests), cap, decode=decode),
+            costs=simulated.costs_of(costs),
+            loads=simulated.numbers(loads),
+            policies=simulated.names(names, simulated.POLICIES, "policy"),
+            without=simulated.names(without, simulated.PARTS, "part of predictive"),
+            arrivals=arrivals,
+            rows=rows,
+            seed=seed,
+            knows_costs=knows_costs,
+        )
     figures = []
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=comparison.runs)
@@ -129,6 +137,7 @@ def policies(
             "coefficients": [comparison.costs.a, comparison.costs.b, comparison.costs.c, comparison.costs.d],
             "arrivals": arrivals,
             "cap": cap,
+            "decode": decode,
             "rows": rows,
             "without": comparison.without,
             "knows_costs": knows_costs,

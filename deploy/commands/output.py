@@ -56,6 +56,16 @@ def failing_plainly() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn mistakes in what a command was given into one line on stderr and exit status 2."""
+    try:
+        yield
+    except MISTAKES as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def _text(name: str, value: Any) -> str:
     if name.startswith("bytes"):
         return f"{value / 1e6:.1f} MB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,16 +12,17 @@ from rich.table import Table
 from deploy.benchmark.arrivals import Recorded
 from deploy.benchmark.costs import time_shapes
 from service.batching.latency import BatchTime
-from service.batching.policies import Policy, make_policy
+from service.batching.policies import Policy, Predictive, make_policy
 from service.batching.simulation.costs import NAMED, Costs
 from service.batching.simulation.foresight import Foresight
 from service.batching.simulation.replay import Replay
-from service.batching.simulation.requests import Requests, offsets_of, requests_at
+from service.batching.simulation.requests import ARRIVALS, Requests, offsets_of, requests_at
+from service.batching.simulation.waiting import Waiting
 from service.settings import PRETRAINED, BatchingSettings
 
-ORACLE = "oracle"
-POLICIES = ("predictive", "dynamic", "batch_first", "immediate", ORACLE)
-PARTS = ("refuses", "ages", "sheds", "groups")
+ORACLE, WAITING = "oracle", "waiting"
+POLICIES = ("predictive", "dynamic", "batch_first", "immediate", WAITING, ORACLE)
+PARTS = ("refuses", "ages", "sheds", "groups", "hurries")
 """Of `predictive`, which can be left out."""
 
 
@@ -38,6 +40,12 @@ class Comparison:
     seed: int
     knows_costs: bool
     """Whether policies know what batches cost, or learn it as the gateway does."""
+
+    def __post_init__(self) -> None:
+        if not self.policies:
+            raise ValueError(f"--policies names none: choose among {', '.join(POLICIES)}")
+        if self.arrivals not in ARRIVALS:
+            raise ValueError(f"there are no arrivals {self.arrivals!r}: choose among {', '.join(ARRIVALS)}")
 
     @property
     def runs(self) -> int:
@@ -63,13 +71,16 @@ class Comparison:
     def _policy(self, name: str, requests: Requests) -> Policy:
         if name == ORACLE:
             return Foresight(requests)
-        knobs = {"policy": name, "predictive": dict.fromkeys(self.without, False)}
-        return make_policy(BatchingSettings.model_validate(knobs))
+        knobs = BatchingSettings.model_validate({"predictive": dict.fromkeys(self.without, False)})
+        if name == WAITING:
+            return Waiting(Predictive(**knobs.predictive.model_dump()))
+        return make_policy(knobs.model_copy(update={"policy": name}))
 
 
-def capped(recorded: Recorded, cap: int) -> Recorded:
-    """The same with sources of 1 to `cap` tokens."""
-    return replace(recorded, source_tokens=recorded.source_tokens.clip(1, cap))
+def capped(recorded: Recorded, cap: int, *, decode: bool = False) -> Recorded:
+    """The same with sources of 1 to `cap` tokens; with `decode`, the tokens that were written count as well."""
+    tokens = recorded.source_tokens.clip(1, cap)
+    return replace(recorded, source_tokens=tokens + recorded.new_tokens.clip(0) if decode else tokens)
 
 
 def names(text: str, known: Sequence[str], what: str) -> list[str]:
@@ -78,7 +89,7 @@ def names(text: str, known: Sequence[str], what: str) -> list[str]:
     for name in found:
         if name not in known:
             raise ValueError(f"there is no {what} {name!r}: choose among {', '.join(known)}")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def numbers(text: str) -> list[float]:
@@ -87,7 +98,7 @@ def numbers(text: str) -> list[float]:
         loads = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise ValueError(f"--loads is {text!r}: give numbers between commas, as in 0.5,0.8,1.5") from None
-    if not loads or min(loads) <= 0:
+    if not loads or not all(0 < load < math.inf for load in loads):
         raise ValueError(f"--loads is {text!r}: give positive numbers, 1 for what the model alone could do")
     return loads
 

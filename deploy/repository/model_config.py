@@ -118,6 +118,7 @@ def _generator(limits: Limits, profile: Profile) -> triton.ModelConfig:
         max_target_tokens=limits.max_target_tokens,
         threads=profile.threads,
         prefill_tokens=profile.prefill_tokens,
+        gap_steps=profile.gap_steps,
         verify=True,
     )
     return triton.ModelConfig(
@@ -156,7 +157,7 @@ def _instances(count: int, *, gpu: bool) -> triton.ModelInstanceGroup:
     return triton.ModelInstanceGroup(count=count, kind=kind)
 
 
-def _parameters(values: Mapping[str, str | int | bool]) -> dict[str, triton.ModelParameter]:
+def _parameters(values: Mapping[str, str | int | float | bool]) -> dict[str, triton.ModelParameter]:
     return {
         name: triton.ModelParameter(string_value=str(value).lower() if isinstance(value, bool) else str(value))
         for name, value in values.items()

@@ -31,7 +31,10 @@ class Profile:
     """Threads of one operator, in every model; 0 is one for each physical core."""
 
     prefill_tokens: int = 2048
-    """Source tokens that the generator encodes between two decode steps."""
+    """Source tokens that the generator takes to be encoded before it looks at others."""
+
+    gap_steps: float = 3.0
+    """Time between two tokens of a text while others' sources are encoded, in decode steps without that."""
 
     instances: int = 1
     """Copies of each stateless model, which run at the same time and share nothing."""

@@ -58,12 +58,21 @@ class CpuExecutor:
         """Emissions of some of the sources."""
         return self.encoder.extract(_memory_of(encoded, indices), sources)
 
-    def start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
-        """Run the task's prefill and write what it gives into the rows' slots."""
+    def prepare(self, task: Task, encoded: Encoded, indices: Sequence[int]) -> list[np.ndarray]:
+        """Run the task's prefill."""
+        return self.decoders[task].prefill(_memory_of(encoded, indices))
+
+    def interrupt(self) -> None:
+        """Let the encoder's run end; what follows it is short."""
+        self.encoder.interrupt()
+
+    def start(
+        self, task: Task, prepared: Sequence[np.ndarray], indices: Sequence[int], rows: Sequence[Decoding]
+    ) -> None:
+        """Write what the task's prefill gave into the rows' slots."""
         decoder = self.decoders[task]
-        cross = decoder.prefill(_memory_of(encoded, indices))
-        for index, row in enumerate(rows):
-            source = [each_BHSE[index] for each_BHSE in cross]
+        for index, row in zip(indices, rows, strict=True):
+            source = [each_BHSE[index] for each_BHSE in prepared]
             for slot in row.slots:
                 self.pool.write_source(slot, decoder.footprint, source, row.source, self._first_token)
 

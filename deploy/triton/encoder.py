@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 
 from .manifest import Manifest
 from .protocol import Source
@@ -21,11 +22,19 @@ class Encoder:
             open_session(folder / manifest.graph_file(name), threads=threads, keeps_memory=False)
             for name in ("encoder", "extractive")
         )
+        self._options = ort.RunOptions()
+        """Of the latest run."""
 
     def encode(self, sources: Sequence[Source]) -> tuple[np.ndarray, np.ndarray]:
         """Encode sources as one batch: memory FP32 [B,S,D], P(task) FP32 [B,3]."""
-        memory_BSD, routes_B3 = self._encoder.run(["memory", "task_probabilities"], encoder_feeds(sources))
+        self._options = ort.RunOptions()
+        outputs = ["memory", "task_probabilities"]
+        memory_BSD, routes_B3 = self._encoder.run(outputs, encoder_feeds(sources), self._options)
         return memory_BSD, routes_B3
+
+    def interrupt(self) -> None:
+        """Let the run under way fail at its next operator; any thread may call this."""
+        self._options.terminate = True
 
     def extract(self, memory_BSD: np.ndarray, sources: Sequence[Source]) -> list[np.ndarray]:
         """Scores of the tags O, B, I of every source position: FP32 [S,3] for each row."""

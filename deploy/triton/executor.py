@@ -61,7 +61,11 @@ class Step:
 
 
 class Executor(Protocol):
-    """Called by one thread. Whatever it raises ends the rows it was called for."""
+    """Whatever it raises ends the rows it was called for.
+
+    Two threads call it: one encodes, extracts and prepares, and the other does the rest meanwhile. The slots' buffers
+    are the latter's alone.
+    """
 
     def encode(self, sources: Sequence[Source]) -> Encoded:
         """Encode sources as one batch."""
@@ -69,8 +73,14 @@ class Executor(Protocol):
     def extract(self, encoded: Encoded, indices: Sequence[int], sources: Sequence[Source]) -> list[np.ndarray]:
         """Scores of the tags O, B, I for the sources at some indices of an encoded batch: FP32 [S,3] each."""
 
-    def start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
-        """Fill the slots of rows, whose sources are at the given indices of an encoded batch."""
+    def prepare(self, task: Task, encoded: Encoded, indices: Sequence[int]) -> Any:
+        """Compute what a decoder reads of the sources at some indices of an encoded batch."""
+
+    def interrupt(self) -> None:
+        """Let what the other thread computes fail soon, for nobody waits for it; does nothing where it cannot."""
+
+    def start(self, task: Task, prepared: Any, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
+        """Fill the slots of rows, whose sources are at the given indices of what was prepared."""
 
     def step(self, task: Task, rows: Sequence[Decoding], bounds: slice) -> Step:
         """Advance the search of every row of a decoder by one token. `bounds`: the slots that they fill."""

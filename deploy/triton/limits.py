@@ -37,10 +37,13 @@ class EngineSettings:
     """Threads of one operator; 0 is one for each physical core."""
 
     prefill_tokens: int = 2048
-    """Source tokens (padding included) encoded between two decode steps. A longer source goes alone."""
+    """Source tokens (padding included) that are taken to be encoded before others are. A longer source goes alone."""
 
     warm_positions: int = 256
     """Cache positions a slot whose memory is taken at start and kept; the rest comes and goes with long rows."""
+
+    gap_steps: float = 3.0
+    """Time between two tokens of a row while other rows' sources are encoded, in decode steps without that."""
 
     verify: bool = True
     """Compare the bundle's files with their digests before they are loaded."""
@@ -49,6 +52,8 @@ class EngineSettings:
         for name in ("slots", "max_source_tokens", "max_target_tokens", "prefill_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not self.gap_steps >= 1:
+            raise ValueError(f"gap_steps must be 1 or more, got {self.gap_steps}")
         for name in ("threads", "warm_positions"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -58,7 +63,8 @@ class EngineSettings:
         """Settings from strings; names that are not settings are left to others. Raises ValueError on bad values."""
         given = {each.name: parameters[each.name] for each in fields(cls) if each.name in parameters}
         verify = _read_bool("verify", given.pop("verify", "true"))
-        return cls(**{name: _read_int(name, text) for name, text in given.items()}, verify=verify)
+        gap_steps = _read_real("gap_steps", given.pop("gap_steps", str(cls().gap_steps)))
+        return cls(**{name: _read_int(name, text) for name, text in given.items()}, gap_steps=gap_steps, verify=verify)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +153,13 @@ def _read_int(name: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise ValueError(f"parameter {name} is {text!r}: write an integer") from None
+
+
+def _read_real(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"parameter {name} is {text!r}: write a number") from None
 
 
 def _read_bool(name: str, text: str) -> bool:

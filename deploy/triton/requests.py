@@ -86,7 +86,12 @@ class LiveRow:
     def send_to(self, route: np.ndarray) -> None:
         """A row whose task the router is to choose gets it from its route (FP32 [3])."""
         if self.task is Task.AUTO:
-            self.route, self.task = route, Task(int(route.argmax()))
+            self.route, self.task = route, routed(self.task, route)
+
+    def withdraw(self) -> None:
+        """It leaves before its source is in the cache: its encoder pass counts as never begun."""
+        if self._decoding_s is None:
+            self._admitted_s = None
 
     def start_decoding(self) -> None:
         """Its source is in the cache."""
@@ -132,3 +137,8 @@ class LiveRow:
             prefill_s=decoding_s - admitted_s,
             decode_s=now_s - decoding_s,
         )
+
+
+def routed(task: Task, route: np.ndarray) -> Task:
+    """A row's task, or the router's choice (FP32 [3]) where it was left to it."""
+    return Task(int(route.argmax())) if task is Task.AUTO else task

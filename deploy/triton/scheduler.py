@@ -43,7 +43,7 @@ class Scheduler(Generic[SomeRow]):
     """The rows in flight."""
 
     def __init__(self, *, slots: int, prefill_tokens: int) -> None:
-        """`prefill_tokens`: positions (padding included) to encode between two decode steps."""
+        """`prefill_tokens`: positions (padding included) to encode before the next rows are looked at."""
         self._prefill_tokens = prefill_tokens
         self._slots: SlotMap[SomeRow] = SlotMap(slots)
         self._rows: dict[int, SomeRow] = {}
@@ -64,6 +64,11 @@ class Scheduler(Generic[SomeRow]):
     def slots_used(self) -> int:
         """Occupied slots."""
         return self._slots.used
+
+    @property
+    def has_cancelled(self) -> bool:
+        """Whether rows were marked that have not been taken."""
+        return bool(self._cancelled)
 
     def add(self, rows: Sequence[SomeRow]) -> None:
         """Queue a batch. Raises ValueError where one of its ids is in flight; then none is queued."""
@@ -91,7 +96,7 @@ class Scheduler(Generic[SomeRow]):
         return gone
 
     def next_groups(self) -> list[list[SomeRow]]:
-        """Rows to encode before the next decode step, each group by itself, in the order in which they came.
+        """Rows to encode next, each group by itself, in the order in which they came. Asked once they all are encoded.
 
         A group is the head of one batch, as much of it as slots and tokens last for. The first row that does not fit
         holds up those behind it, so a search of many beams is never overtaken for ever by rows that need one slot.

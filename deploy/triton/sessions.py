@@ -36,6 +36,10 @@ def open_session(path: Path, *, threads: int = 0, keeps_memory: bool = True) -> 
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = keeps_memory
     options.enable_mem_pattern = keeps_memory
+    if not keeps_memory:
+        # Long runs, which decode steps interrupt: work is handed out in shrinking pieces, so that a thread that was
+        # interrupted does not keep the others waiting for its half. Costs nothing alone (docs/decisions/0020).
+        options.add_session_config_entry("session.dynamic_block_base", "4")
     # Waiting threads sleep: the gateway and the other models share the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

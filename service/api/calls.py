@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Request
 
 from service.api.errors import ErrorResponse
-from service.api.exchange import Exchange, exchange_of
+from service.api.exchange import OPENAI_PATHS, Exchange, exchange_of
 from service.api.schemas import AnswerItem, QaResponse, TimingsModel, UsageModel
+from service.batching.tiers import Tier
 from service.errors import InvalidInput
 from service.gateway import Gateway
 from service.served import ServedBundle
@@ -20,6 +21,8 @@ from service.tasks.questions import Answers
 from service.tasks.toolkit import RequestTime
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+TIER_HEADER = "X-Service-Tier"
+ServiceTier = Literal["auto", "default", "flex", "priority"]
 
 TOO_LONG = "`context_length_exceeded`: the text has more tokens than the model reads"
 BAD_FIELDS = "`invalid_json`, or a field: `invalid_value`, `missing_field`, `unknown_field`"
@@ -68,6 +71,24 @@ class Call:
 
     exchange: Exchange
     time: RequestTime
+    timeout_s: float | None
+    """That the request names."""
+
+    def of_tier(self, tier: Tier) -> Call:
+        """The same call, counted as one of a class of service, whose time it has where it names none.
+
+        Raises TooManyRequests where the class has its share.
+        """
+        settings, exchange = self.gateway.settings, self.exchange
+        exchange.tier = tier
+        assert exchange.visit is not None, "paths that ask the models are admitted"
+        exchange.visit.join(tier)
+        timeout_s = self.timeout_s
+        if timeout_s is None:
+            of_class = settings.tiers.of(tier.value).deadline_s
+            timeout_s = settings.limits.timeout_s if of_class is None else min(of_class, settings.limits.max_timeout_s)
+        time = RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + timeout_s, tier=tier)
+        return replace(self, time=time)
 
 
 async def get_gateway(request: Request) -> Gateway:
@@ -81,30 +102,48 @@ async def get_call(
     timeout_ms: Annotated[
         int | None, Header(alias=TIMEOUT_HEADER, ge=1, description="Give up after this many milliseconds, with 504.")
     ] = None,
+    service_tier: Annotated[
+        ServiceTier | None,
+        Header(
+            alias=TIER_HEADER,
+            description="Class of service: priority goes before what others ask for, flex takes what is left, and has "
+            "more time. OpenAI's endpoints read it where the body has no service_tier.",
+        ),
+    ] = None,
     _request_id: Annotated[
         str | None,
         Header(alias="X-Request-ID", description="Names the request in logs and errors; returned in the same header."),
     ] = None,
 ) -> Call:
-    """The call that a request is. Raises InvalidInput for a longer time than there is."""
+    """The call that a request is.
+
+    Raises InvalidInput for a longer time than there is, TooManyRequests where its class has its share.
+    """
     limits = gateway.settings.limits
     most_ms = int(limits.max_timeout_s * 1000)
     if timeout_ms is not None and timeout_ms > most_ms:
         raise InvalidInput(
             f"{TIMEOUT_HEADER} is {timeout_ms}, and {most_ms} is the limit: ask for less", param=TIMEOUT_HEADER
         )
-    timeout_s = limits.timeout_s if timeout_ms is None else timeout_ms / 1000
     exchange = exchange_of(request.scope)
-    return Call(
+    call = Call(
         gateway,
         gateway.served,
         exchange,
-        RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + timeout_s),
+        RequestTime(arrived_s=exchange.arrived_s, deadline_s=exchange.arrived_s + limits.timeout_s),
+        None if timeout_ms is None else timeout_ms / 1000,
     )
+    # The bodies of OpenAI's requests have a say in it.
+    return call if request.url.path in OPENAI_PATHS else call.of_tier(tier_named(service_tier))
 
 
 GatewayOf = Annotated[Gateway, Depends(get_gateway)]
 CallOf = Annotated[Call, Depends(get_call)]
+
+
+def tier_named(name: ServiceTier | None) -> Tier:
+    """A class of service by what requests call it; the default one where they leave it to the service."""
+    return Tier.DEFAULT if name in (None, "auto") else Tier(name)
 
 
 def new_id(kind: str) -> str:

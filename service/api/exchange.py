@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from service.admission import Visit
+from service.batching.tiers import Tier
 from service.errors import ServiceError
 
 SANE_ID = re.compile(rb"[\x21-\x7e][\x20-\x7e]{0,127}")
@@ -43,6 +44,9 @@ class Exchange:
     task: str | None
     """Label in `requests_total`; None is not counted."""
 
+    tier: Tier = Tier.DEFAULT
+    """Class of service that it asks for, as far as is known."""
+
     visit: Visit | None = None
     """What it holds of the gateway's room; None where it asks nothing of the models."""
 
@@ -68,7 +72,12 @@ class Exchange:
 
 def begin_exchange(scope: Scope, now_s: float) -> Exchange:
     """A new exchange, kept in its scope."""
-    exchange = Exchange(request_id=request_id_of(scope["headers"]), arrived_s=now_s, task=TASKS.get(scope["path"]))
+    exchange = Exchange(
+        request_id=request_id_of(scope["headers"]),
+        arrived_s=now_s,
+        task=TASKS.get(scope["path"]),
+        tier=tier_of(scope["headers"]),
+    )
     scope[_KEY] = exchange
     return exchange
 
@@ -77,6 +86,12 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id that the client gives, where it is sane, or a new one. Names of headers are in lower case."""
     given = next((value for name, value in headers if name == b"x-request-id"), b"")
     return given.decode("ascii") if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def tier_of(headers: Iterable[tuple[bytes, bytes]]) -> Tier:
+    """The class of service that the headers name; the default one where they name none, or none that there is."""
+    given = next((value for name, value in headers if name == b"x-service-tier"), b"")
+    return next((tier for tier in Tier if tier.value.encode() == given), Tier.DEFAULT)
 
 
 def exchange_of(scope: Scope) -> Exchange:

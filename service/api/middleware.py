@@ -74,11 +74,15 @@ class ExchangeMiddleware:
         outcome, failure = exchange.outcome, exchange.failure
         if exchange.task is not None:
             self._metrics.requests.labels(exchange.task, str(outcome)).inc()
+            tier = exchange.tier.value
+            self._metrics.tier_requests.labels(tier, str(outcome)).inc()
             if outcome == 200:
                 self._metrics.e2e_latency.observe(seconds)
+                self._metrics.tier_latency.labels(tier).observe(seconds)
             # Of tasks only: a readiness probe that hears "not ready" has not been rejected.
             if failure is not None and failure.rejection is not None:
                 self._metrics.rejected.labels(failure.rejection).inc()
+                self._metrics.tier_rejected.labels(tier, failure.rejection).inc()
         path = scope["path"][:LONGEST_PATH]
         (log.debug if path in QUIET_PATHS else log.info)(
             "request",

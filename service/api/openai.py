@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.api.calls import OPENAI_ERRORS, Call, CallOf, GatewayOf, new_id, now, usage_json
+from service.api.calls import OPENAI_ERRORS, Call, CallOf, GatewayOf, new_id, now, tier_named, usage_json
 from service.api.json_route import JsonRoute
 from service.api.openai_fields import REQUEST
 from service.api.openai_schemas import ChatRequest, CompletionRequest, WritingRequest
@@ -128,6 +128,8 @@ async def _answer(
     body: WritingRequest, text: str | list[int], param: str, length: tuple[str, int], shape: Shape, call: Call
 ) -> Response:
     length_param, most_tokens = length
+    tier = tier_named(body.service_tier) if body.service_tier else call.exchange.tier
+    call = call.of_tier(tier)
     answer = await call.served.generation.start(
         text,
         body.sampling(most_tokens),
@@ -139,6 +141,8 @@ async def _answer(
         stream=bool(body.stream),
     )
     head = {"id": new_id(shape.prefix), "created": now(), "model": call.served.manifest.name}
+    if body.service_tier:
+        head["service_tier"] = tier.value
     if body.stream:
         frame = ChunkFrame(shape, {**head, "object": shape.chunk}, body.includes_usage)
         return await open_stream(answer.pieces(), frame, call.exchange)

@@ -78,7 +78,6 @@ REQUEST = ForeignFields(
             "prompt_cache_options",
             "prompt_cache_retention",
             "safety_identifier",
-            "service_tier",
             "store",
             "user",
         }

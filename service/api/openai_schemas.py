@@ -131,6 +131,10 @@ class WritingRequest(OpenAiModel):
     stop: Stops | None = Field(default=None, description=f"Up to {MOST_STOPS} strings before which the text ends.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    """Class of service: priority goes before what others ask for, flex takes what is left; auto is default. Where it is
+    given, the answer says which it was."""
+
     top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
     """Not OpenAI's: draw from this many likeliest tokens; 0 and -1 are all."""
 

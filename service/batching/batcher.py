@@ -14,9 +14,10 @@ from typing import Generic
 
 import structlog
 
-from service.batching.arrivals import Arrivals
 from service.batching.clock import Clock, Timer
 from service.batching.drain import DrainRate
+from service.batching.forecast import Forecast
+from service.batching.lengths import AnswerLengths
 from service.batching.load import PlaceLoad
 from service.batching.pending import Payload, Pending, RunningBatch, State
 from service.batching.policies import BatchLimits, Decision, Immediate, Policy, View
@@ -43,7 +44,7 @@ class Batcher(Generic[Payload]):
     ) -> None:
         """`loads`: what this batcher may have running at each place. A request that needs more runs alone."""
         self.queue, self.clock, self.loads = queue, clock, tuple(loads)
-        self.arrivals = Arrivals()
+        self.forecast, self.lengths = Forecast(), AnswerLengths()
         self._policy, self._limits, self._send = policy, limits, send
         self._load_of = {load.place: load for load in self.loads}
         self._drain = DrainRate()
@@ -64,7 +65,7 @@ class Batcher(Generic[Payload]):
         if self._closed:
             raise Unavailable("the service is shutting down: try again")
         request.arrived_s = self.clock.now_s()
-        self.arrivals.record(request.arrived_s, request.tokens)
+        self.forecast.record(request.arrived_s, request.tokens, request.group)
         if bounded:
             self._ask_policy(request)
         try:
@@ -199,12 +200,14 @@ class Batcher(Generic[Payload]):
         return View(
             queue=self.queue,
             now_s=self.clock.now_s(),
-            arrivals=self.arrivals,
+            forecast=self.forecast,
             free_slots=load.free_slots,
             elsewhere=any(each.place.usable for each in self.loads if each is not load),
             idle=not load.running,
             limits=self._limits.of_at_most(load.tokens(load.place)),
             latency=load.latency,
+            steps=load.steps,
+            lengths=self.lengths,
             running=tuple(load.batches),
             occupancy=load.place.stats,
         )

@@ -9,9 +9,9 @@ predictions as they were.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
+from operator import mul
 
 FORGETTING = 0.94
 """What an observation counts for after the next one: about 17 are remembered."""
@@ -29,31 +29,53 @@ SHORTEST_S = 1e-6
 
 
 class NonNegativeFit:
-    """Seconds as a sum of features times coefficients."""
+    """Seconds as a sum of features times coefficients. Plain numbers: a call of numpy costs more than four of them."""
+
+    __slots__ = ("_products", "_targets", "coefficients")
 
     def __init__(self, start: Sequence[float]) -> None:
         """`start`: coefficients before the first observation."""
-        self.coefficients = np.array(start, np.float64)
-        self._products = np.zeros((len(start), len(start)))
-        self._targets = np.zeros(len(start))
+        self.coefficients = list(start)
+        self._products = [[0.0] * len(start) for _ in start]
+        self._targets = [0.0] * len(start)
 
-    def observe(self, features: np.ndarray, seconds: float) -> None:
+    def predict(self, features: Sequence[float]) -> float:
+        """Seconds of something of these features."""
+        return sum(map(mul, features, self.coefficients))
+
+    def observe(self, features: Sequence[float], seconds: float) -> None:
         """Something of these features took that long."""
-        predicted = max(float(features @ self.coefficients), SHORTEST_S)
+        predicted = max(self.predict(features), SHORTEST_S)
         seconds = min(max(seconds, predicted / FURTHEST, SHORTEST_S), predicted * FURTHEST)
-        relative = features / seconds
-        self._products = FORGETTING * self._products + np.outer(relative, relative)
-        self._targets = FORGETTING * self._targets + relative
+        relative = [feature / seconds for feature in features]
+        for value, products in zip(relative, self._products, strict=True):
+            products[:] = [FORGETTING * old + value * other for old, other in zip(products, relative, strict=True)]
+        self._targets = [FORGETTING * old + value for old, value in zip(self._targets, relative, strict=True)]
         self._solve(relative)
 
-    def _solve(self, scale: np.ndarray) -> None:
+    def state(self) -> list[list[float]]:
+        """Everything it has learnt, as numbers: the coefficients, the targets, the products' rows."""
+        return [list(self.coefficients), list(self._targets), *(list(row) for row in self._products)]
+
+    def restore(self, state: Sequence[Sequence[float]]) -> None:
+        """Go on from `state`. Raises ValueError where it is not one of a fit of this size."""
+        size = len(self.coefficients)
+        numbers = [[float(value) for value in row] for row in state]
+        if len(numbers) != size + 2 or any(len(row) != size for row in numbers):
+            raise ValueError(f"a fit of {size} coefficients has {size + 2} rows of as many numbers")
+        if not all(math.isfinite(value) for row in numbers for value in row) or min(numbers[0]) < 0:
+            raise ValueError("a fit's numbers are finite, and its coefficients not negative")
+        self.coefficients, self._targets, *self._products = numbers
+
+    def _solve(self, scale: list[float]) -> None:
         """Coordinates in turn, each at its best where it may not be negative."""
         # A coefficient's weight of its own is measured in what an observation weighs.
-        standing = STANDING * np.maximum(scale * scale, 1e-12 * float(scale @ scale))
-        last = self.coefficients.copy()
-        products, targets, found = self._products, self._targets, self.coefficients
+        least = 1e-12 * sum(map(mul, scale, scale))
+        standing = [STANDING * max(value * value, least) for value in scale]
+        products, found = self._products, self.coefficients
+        wanted = [target + own * last for target, own, last in zip(self._targets, standing, found, strict=True)]
         for _ in range(SWEEPS):
-            for index in range(len(found)):
-                rest = float(products[index] @ found) - products[index, index] * found[index]
-                weight = products[index, index] + standing[index]
-                found[index] = max(0.0, (targets[index] - rest + standing[index] * last[index]) / weight)
+            for index, row in enumerate(products):
+                own = row[index]
+                rest = sum(map(mul, row, found)) - own * found[index]
+                found[index] = max(0.0, (wanted[index] - rest) / (own + standing[index]))

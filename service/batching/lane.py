@@ -17,6 +17,7 @@ import structlog
 from deploy.triton.protocol import Source
 from service.batching.batcher import Batcher
 from service.batching.pending import Pending, RunningBatch
+from service.batching.tiers import Tier
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
 
@@ -34,6 +35,7 @@ class Ticket(ABC):
         *,
         flow: Hashable | None = None,
         slots: int = 1,
+        tier: Tier = Tier.DEFAULT,
     ) -> None:
         """`flow`: whom it shares its turns with; without one it has turns of its own."""
         self.source = source
@@ -43,6 +45,7 @@ class Ticket(ABC):
             group=group,
             flow=self if flow is None else flow,
             slots=slots,
+            tier=tier,
             deadline_s=deadline_s,
             on_deadline=self._expire,
             on_refused=self.fail,

@@ -1,13 +1,13 @@
-"""How long batches and decode steps take, learnt from what the models report: what policies plan with."""
+"""How long batches take, learnt from what the models report: what policies plan with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from deploy.triton.protocol import EngineStats, StepTotals
 from service.batching.fit import SHORTEST_S, NonNegativeFit
 
 ERROR_WEIGHT = 0.1
@@ -49,12 +49,12 @@ class BatchTime:
     @property
     def coefficients(self) -> tuple[float, float, float, float]:
         """a, b, c, d in seconds."""
-        a, b, c, d = self._fit.coefficients.tolist()
+        a, b, c, d = self._fit.coefficients
         return a, b, c, d
 
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds for a batch of `rows` whose sources have `tokens` each."""
-        a, b, c, d = self._fit.coefficients.tolist()
+        a, b, c, d = self._fit.coefficients
         return float(a + rows * (b + tokens * (c + d * tokens)))
 
     def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -65,39 +65,16 @@ class BatchTime:
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""
+        if not math.isfinite(seconds):
+            return
         error = abs(self.predict_s(rows, tokens) - seconds) / max(seconds, SHORTEST_S)
         self.error_ratio += ERROR_WEIGHT * (error - self.error_ratio)
-        self._fit.observe(np.array((1.0, rows, rows * tokens, rows * tokens * tokens)), seconds)
+        self._fit.observe((1.0, rows, rows * tokens, rows * tokens * tokens), seconds)
 
+    def state(self) -> list[list[float]]:
+        """What it has learnt."""
+        return self._fit.state()
 
-@dataclass(slots=True)
-class StepRate:
-    """Seconds of a decode step at one place, as an exponentially weighted mean over its steps of late."""
-
-    seconds_per_step: float = 0.0
-    """0 before the first observation."""
-
-    weight: float = 0.1
-    """Of a new observation."""
-
-    error_ratio: float = 0.0
-    """How far recent predictions were off, as a share of what the steps took."""
-
-    _seen: tuple[StepTotals, StepTotals] = field(default=(StepTotals(), StepTotals()), repr=False)
-
-    def learn(self, stats: EngineStats) -> None:
-        """The engine's account of its steps, which are sums since its start: the news is what they have grown by."""
-        seen, self._seen = self._seen, (stats.generation_steps, stats.summary_steps)
-        for now, before in zip(self._seen, seen, strict=True):
-            ran = now - before
-            # Fewer than before: another engine, whose sums begin anew.
-            if ran.steps > 0 and ran.seconds > 0:
-                self.observe(ran.seconds / ran.steps)
-
-    def observe(self, seconds: float) -> None:
-        """Steps took that long each."""
-        if self.seconds_per_step:
-            error = abs(self.seconds_per_step - seconds) / max(seconds, SHORTEST_S)
-            self.error_ratio += self.weight * (error - self.error_ratio)
-        weight = self.weight if self.seconds_per_step else 1.0
-        self.seconds_per_step += weight * (seconds - self.seconds_per_step)
+    def restore(self, state: Sequence[Sequence[float]]) -> None:
+        """Go on from what another has learnt. Raises ValueError where it is no such thing."""
+        self._fit.restore(state)

@@ -8,6 +8,7 @@ from typing import Generic
 
 from service.batching.latency import LatencyModel
 from service.batching.pending import Payload, Pending, RunningBatch
+from service.batching.steps import StepTimes
 from service.inference.place import Place
 
 
@@ -21,6 +22,9 @@ class PlaceLoad(Generic[Payload]):
 
     latency: LatencyModel
     """Of batches there."""
+
+    steps: StepTimes = field(default_factory=StepTimes)
+    """Of decode steps there."""
 
     tokens: Callable[[Place], int | None] = lambda _: None
     """Tokens that the place takes in one batch; None leaves it to the lane's limits."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 
 import structlog
 
 from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Source, Task
+from service.batching.following import FollowedAnswers
 from service.batching.lane import BatcherMaker, Lane, Ticket
-from service.batching.latency import StepRate
 from service.batching.pending import RunningBatch, State
+from service.batching.tiers import Tier
 from service.errors import InferenceFailed, ServiceError, Unavailable
 from service.inference.fleet import Fleet
 from service.inference.place import Place
@@ -22,8 +24,8 @@ log = structlog.get_logger(__name__)
 class RowTicket(Ticket):
     """One row between submission and its last update."""
 
-    def __init__(self, lane: RowLane, row: Row, task: Task, deadline_s: float) -> None:
-        super().__init__(row.source, task, deadline_s, slots=row.sampling.num_beams)
+    def __init__(self, lane: RowLane, row: Row, task: Task, deadline_s: float, tier: Tier) -> None:
+        super().__init__(row.source, task, deadline_s, slots=row.sampling.num_beams, tier=tier)
         self.row, self.task = row, task
         self._lane = lane
         self._news: asyncio.Queue[RowUpdate | ServiceError] = asyncio.Queue()
@@ -73,18 +75,24 @@ class RowLane(Lane[RowTicket]):
 
     def __init__(self, fleet: Fleet, batcher: BatcherMaker) -> None:
         super().__init__(fleet, batcher)
-        self.steps = {place: StepRate() for place in fleet.places}
-        """How long decode steps take at each place."""
-
         self._leaving: dict[Place, list[int]] = {}
 
-    def submit(self, task: Task, source: Source, sampling: Sampling, *, stream: bool, deadline_s: float) -> RowTicket:
+    def submit(
+        self,
+        task: Task,
+        source: Source,
+        sampling: Sampling,
+        *,
+        stream: bool,
+        deadline_s: float,
+        tier: Tier = Tier.DEFAULT,
+    ) -> RowTicket:
         """Queue a row. Whoever gets the ticket cancels it when nobody waits for the row any more.
 
         Raises Overloaded where the queue is full, Unavailable where no place is left or after `close`.
         """
         row = Row(row_id=random.getrandbits(62), source=source, sampling=sampling, stream=stream)
-        ticket = RowTicket(self, row, task, deadline_s)
+        ticket = RowTicket(self, row, task, deadline_s, tier)
         self._submit(ticket)
         return ticket
 
@@ -102,25 +110,27 @@ class RowLane(Lane[RowTicket]):
             self._leaving[place].append(ticket.row.row_id)
 
     async def _run(self, batch: RunningBatch[RowTicket], tickets: Sequence[RowTicket]) -> None:
-        place, latency = batch.place, self.batcher.load_of(batch).latency
+        place, load = batch.place, self.batcher.load_of(batch)
         flying = {ticket.row.row_id: ticket for ticket in tickets}
         rows = tuple(ticket.row for ticket in tickets)
-        async for news, stats in place.client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
-            self.steps[place].learn(stats)
-            place.stats = stats
-            for prefill in news.prefills:
-                latency.observe(prefill.rows, prefill.tokens, prefill.seconds)
-                self.batcher.begin(batch, prefill.rows)
-            for update in news.updates:
-                ticket = flying[update.row_id]
-                if update.finish_reason is not FinishReason.RUNNING:
-                    del flying[update.row_id]
-                    self.batcher.settle(ticket.pending)
-                    if never_begun(update):
-                        self.batcher.begin(batch, 1)
-                if update.finish_reason is FinishReason.ERROR:
-                    place.doubt(InferenceFailed("the engine failed on a row"))
-                ticket.deliver(update)
+        with closing(FollowedAnswers(self.batcher.lengths, tickets[0].task, rows, place)) as answers:
+            async for news, stats in place.client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
+                load.steps.learn(stats)
+                place.stats = stats
+                answers.learn(news)
+                for prefill in news.prefills:
+                    load.latency.observe(prefill.rows, prefill.tokens, prefill.seconds)
+                    self.batcher.begin(batch, prefill.rows)
+                for update in news.updates:
+                    ticket = flying[update.row_id]
+                    if update.finish_reason is not FinishReason.RUNNING:
+                        del flying[update.row_id]
+                        self.batcher.settle(ticket.pending)
+                        if never_begun(update):
+                            self.batcher.begin(batch, 1)
+                    if update.finish_reason is FinishReason.ERROR:
+                        place.doubt(InferenceFailed("the engine failed on a row"))
+                    ticket.deliver(update)
 
     async def _cancel_leaving(self, place: Place) -> None:
         """Cancel all rows that are leaving a place now with one request."""

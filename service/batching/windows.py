@@ -12,6 +12,7 @@ from deploy.triton.protocol import Source
 from service.batching.lane import BatcherMaker, Lane, Ticket
 from service.batching.latency import LatencyModel
 from service.batching.pending import RunningBatch, State
+from service.batching.tiers import Tier
 from service.errors import ServiceError
 from service.inference.fleet import Fleet
 from service.inference.place import Place
@@ -25,8 +26,8 @@ MODEL = "qa"
 class WindowTicket(Ticket):
     """One window between submission and its scores."""
 
-    def __init__(self, source: Source, flow: Hashable | None, deadline_s: float) -> None:
-        super().__init__(source, MODEL, deadline_s, flow=flow)
+    def __init__(self, source: Source, flow: Hashable | None, deadline_s: float, tier: Tier) -> None:
+        super().__init__(source, MODEL, deadline_s, flow=flow, tier=tier)
         self.emissions: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: ServiceError) -> None:
@@ -46,7 +47,13 @@ class WindowLane(Lane[WindowTicket]):
         """What each place's model had run when it was last asked."""
 
     def submit(
-        self, source: Source, *, deadline_s: float, part: int = 0, flow: Hashable | None = None
+        self,
+        source: Source,
+        *,
+        deadline_s: float,
+        part: int = 0,
+        flow: Hashable | None = None,
+        tier: Tier = Tier.DEFAULT,
     ) -> asyncio.Future[np.ndarray]:
         """Queue a window, the part of a question with that number: FP32 [S,3] to come. Parts of one question share a
         `flow`; the first is admitted or refused, and the rest follow it. Cancelling the future takes a waiting window
@@ -55,7 +62,7 @@ class WindowLane(Lane[WindowTicket]):
         Raises Overloaded where the queue has no room for a first part, Unavailable where no place is left or after
         `close`; the future may raise DeadlineExceeded, Unavailable or InferenceFailed.
         """
-        ticket = WindowTicket(source, flow, deadline_s)
+        ticket = WindowTicket(source, flow, deadline_s, tier)
         self._submit(ticket, bounded=part == 0)
         ticket.emissions.add_done_callback(lambda _: self._leave(ticket))
         return ticket.emissions

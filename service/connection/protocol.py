@@ -24,6 +24,7 @@ from service.connection.probe import Probe
 from service.connection.reader import Reader
 from service.connection.refusal import error_of, on_the_wire
 from service.connection.requests import HeadCount, Pieces
+from service.connection.turns import Turns
 from service.errors import HeadersTooLarge, RequestTimeout, ServiceError
 from service.settings import LimitSettings
 
@@ -67,9 +68,11 @@ class Connection(HttpToolsProtocol):
     _unparsed = b""
     """What came behind a request that is being answered."""
 
-    def __init__(self, limits: LimitSettings, peers: Peers, **uvicorn_s: object) -> None:
+    _waits_its_turn = False
+
+    def __init__(self, limits: LimitSettings, peers: Peers, turns: Turns, **uvicorn_s: object) -> None:
         super().__init__(**uvicorn_s)  # type: ignore[arg-type]
-        self._limits, self._peers = limits, peers
+        self._limits, self._peers, self._turns = limits, peers, turns
         self._pieces, self._head = Pieces(), HeadCount(limits)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -133,11 +136,11 @@ class Connection(HttpToolsProtocol):
             self._write_timer = None
         super().resume_writing()
         if (self._unparsed or self._sends_no_more) and not self._has_request():
-            self._parse_on()
+            self._parse_next()
 
     def _has_request(self) -> bool:
-        """Whether a whole request is here whose answer is not all out."""
-        return not self._in_body and (self._answering() or self.flow.write_paused)
+        """Whether a whole request is here whose answer is not all out, or may be, and it is not its turn."""
+        return not self._in_body and (self._answering() or self.flow.write_paused or self._waits_its_turn)
 
     def _hold_if_full(self) -> None:
         if len(self._unparsed) >= self._limits.pipeline_bytes:
@@ -155,8 +158,16 @@ class Connection(HttpToolsProtocol):
             self._probe.stop()
             self._probe = None
 
+    def _parse_next(self) -> None:
+        """Parse what waited for the answer before it, when it is its turn."""
+        if self._unparsed:
+            self._waits_its_turn = True
+            self._turns.wait(self._parse_on)
+        else:
+            self._parse_on()
+
     def _parse_on(self) -> None:
-        """Parse what waited for the answer before it."""
+        self._waits_its_turn = False
         data, self._unparsed = self._unparsed, b""
         self._parse_request(data)
         if self._refused or self.transport.is_closing():
@@ -266,7 +277,7 @@ class Connection(HttpToolsProtocol):
         if self._in_body:
             self._await_head()
         elif not self._has_request():
-            self._parse_on()
+            self._parse_next()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing came for long, and what was answered may not have been read."""
@@ -326,5 +337,5 @@ class Connection(HttpToolsProtocol):
 
 def connections_within(limits: LimitSettings) -> Callable[..., Reader]:
     """What makes uvicorn's connections, with their limits; it hands them only its own settings."""
-    peers = Peers(limits)
-    return lambda **uvicorn_s: Reader(Connection(limits, peers, **uvicorn_s))
+    peers, turns = Peers(limits), Turns()
+    return lambda **uvicorn_s: Reader(Connection(limits, peers, turns, **uvicorn_s))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import structlog
@@ -84,6 +84,9 @@ class Place:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever the standing changes."""
 
+        self.rehearse: Callable[[ServerInfo], Awaitable[None]] = _nothing
+        """Called when its canaries have come back, before it takes requests."""
+
         self._doubted = asyncio.Event()
 
     @property
@@ -122,6 +125,7 @@ class Place:
                 self._compare(server.bundle)
                 if not proven:
                     await ask_every_task(self.client, self._special)
+                    await self.rehearse(server)
                 self.stats, self.server = await self.client.stats(), server
         except ServiceError as error:
             # A connection that is lost during a check may be there again at the next.
@@ -163,3 +167,7 @@ class Place:
         with suppress(TimeoutError):
             async with asyncio.timeout(CHECK_INTERVAL_S):
                 await self._doubted.wait()
+
+
+async def _nothing(_: ServerInfo) -> None:
+    """What a place rehearses unless told otherwise."""

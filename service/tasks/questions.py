@@ -115,7 +115,9 @@ class Questions:
                     waiting.popleft()
                     done += 1
                 waiting.append(
-                    self._tools.windows.submit(Source(source), deadline_s=time.deadline_s, part=index, flow=flow)
+                    self._tools.windows.submit(
+                        Source(source), deadline_s=time.deadline_s, part=index, flow=flow, tier=time.tier
+                    )
                 )
             while waiting:
                 yield done, await waiting[0]

@@ -103,7 +103,9 @@ class Routing:
         asked, about = await read([text, context or ""], [Lines.DOUBLE, Lines.NONE], limit, time, self._tools)
         head = [[self._begin], asked.ids] if context is None else [[self._begin], asked.ids, [self._separator]]
         source = Source(np.concatenate([*head, about.ids]))
-        ticket = self._tools.rows.submit(Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s)
+        ticket = self._tools.rows.submit(
+            Task.AUTO, source, ROUTED_SAMPLING, stream=False, deadline_s=time.deadline_s, tier=time.tier
+        )
         update = await _only_update(ticket)
         assert update.route is not None, "an AUTO row is routed"
         route = dict(zip(ROUTED, update.route.tolist(), strict=True))

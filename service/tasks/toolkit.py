@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from deploy.triton.manifest import Limits, Manifest
 from service.batching.clock import Clock
 from service.batching.rows import RowLane
+from service.batching.tiers import Tier
 from service.batching.windows import WindowLane
 from service.errors import InvalidInput
 from service.inference.fleet import Fleet
@@ -44,10 +45,11 @@ class Toolkit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestTime:
-    """When a request came and when its answer is of no use any more, on the batchers' clock."""
+    """When a request came, when its answer is of no use any more, on the batchers' clock, and how urgent it is."""
 
     arrived_s: float
     deadline_s: float
+    tier: Tier = Tier.DEFAULT
 
 
 def check_at_most(limit: int, **values: int | None) -> None:

@@ -81,7 +81,9 @@ class Writing:
             )
         source = Source(np.concatenate([[self._task_token], await self._ids(text, param, time)]))
         row_stream = stream or bool(stops)
-        ticket = self._tools.rows.submit(self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s)
+        ticket = self._tools.rows.submit(
+            self.task, source, sampling, stream=row_stream, deadline_s=time.deadline_s, tier=time.tier
+        )
         return TextAnswer(ticket, self._tools, time, stops)
 
     async def _ids(self, text: str | Sequence[int], param: str, time: RequestTime) -> np.ndarray:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from deploy import doctor
+from deploy.commands.doctor import MARGIN, fold
 from deploy.doctor import Status
 from deploy.server import installation as server
 from deploy.server.installation import TRITON_ENV, Installation
+from service.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,3 +90,44 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert check.status is Status.FAIL
     assert "no_such_module" in check.detail
     assert "[serve]" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TRIDENT_BATCHIN__POLICY", "dynamic", "did you mean TRIDENT_BATCHING__POLICY?"),
+        ("TRIDENT_LIMITS__HEADRS", "9", "did you mean TRIDENT_LIMITS__HEADERS?"),
+        ("TRIDENT_SERVER__PORT", "http", "server.port: "),
+        ("TRIDENT_LIMITS__CONNECTIONS", "0", "limits.connections: "),
+        ("TRIDENT_LIMITS__TRUSTED_PEERS", "10.0.0.0", "limits"),
+        ("TRIDENT_LIMITS__TRUSTED_PEERS", '["10.0.0"]', "limits.trusted_peers"),
+    ],
+)
+def test_a_wrong_setting_fails_and_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv(name, value)
+    check = doctor.check_settings(read_settings)
+    assert check.status is Status.FAIL
+    assert told in check.detail
+    assert "\n" not in check.detail
+
+
+def test_right_settings_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIDENT_LIMITS__TRUSTED_PEERS", '["10.0.0.0/8"]')
+    assert doctor.check_settings(read_settings).status is Status.OK
+
+
+def test_the_command_reads_them(nano_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIDENT_BATCHIN__POLICY", "dynamic")
+    status, checks = run("--port", "0", "--bundle", nano_bundle)
+    assert (status, checks["settings"]["status"]) == (1, "fail")
+
+
+@pytest.mark.parametrize("columns", [10, 60, 80, 200])
+def test_a_check_folds_into_its_terminal(columns: int) -> None:
+    detail = "TRIDENT_BATCHIN__POLICY is no setting: did you mean TRIDENT_BATCHING__POLICY?  → unset it"
+    lines = fold(detail, columns).split("\n")
+    assert " ".join(" ".join(lines).split()) == " ".join(detail.split())
+    assert all(line.startswith(" " * MARGIN) for line in lines[1:])
+    longest_word = max(map(len, detail.split()))
+    assert all(len(line.strip()) <= max(columns - MARGIN, longest_word) for line in lines)
+    assert fold(detail, None) == detail

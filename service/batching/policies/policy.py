@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from deploy.triton.protocol import EngineStats
-from service.batching.arrivals import Arrivals
+from service.batching.forecast import Forecast
 from service.batching.latency import LatencyModel
+from service.batching.lengths import AnswerLengths
 from service.batching.pending import Pending, RunningBatch
 from service.batching.queue import RequestQueue
+from service.batching.steps import StepTimes
 from service.errors import ServiceError
 
 
@@ -41,7 +43,8 @@ class View:
     """Its order is fair between flows: a policy that keeps to it is fair."""
 
     now_s: float
-    arrivals: Arrivals
+    forecast: Forecast
+    """Of requests to this lane."""
 
     free_slots: int
     """What the place can take now."""
@@ -55,6 +58,12 @@ class View:
     limits: BatchLimits
     latency: LatencyModel
     """Of batches at this place."""
+
+    steps: StepTimes
+    """Of decode steps at this place; nothing is known of them in a lane that has none."""
+
+    lengths: AnswerLengths
+    """Of answers, everywhere; likewise."""
 
     running: Sequence[RunningBatch[Any]]
     """Batches that were sent there and have not come back, the oldest first."""

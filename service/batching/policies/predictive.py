@@ -20,7 +20,7 @@ import numpy as np
 
 from service.batching.lines import Line
 from service.batching.pending import Pending
-from service.batching.policies.grouping import Choice, Group, best_batch
+from service.batching.policies.grouping import HASTE, Choice, Group, best_batch
 from service.batching.policies.policy import Decision, View
 from service.errors import Overloaded, ServiceError
 
@@ -48,6 +48,9 @@ class Predictive:
     groups: bool = True
     """Whether lengths decide who shares a batch. If not, those that are due first go together."""
 
+    hurries: bool = True
+    """Whether, of batches that pay about alike, the shorter goes."""
+
     def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
         """Refuses what could not be answered in time if it went next."""
         if view.idle and not view.queue:
@@ -68,7 +71,8 @@ class Predictive:
             groups.append((lines, late_s))
             if self.refuses:
                 group.slack_s[late_s > 0] = -np.inf
-            choice = best_batch(group, view.latency.table_s, view.limits, view.free_slots)
+            haste = HASTE if self.hurries else 1.0
+            choice = best_batch(group, view.latency.table_s, view.limits, view.free_slots, haste)
             if choice is None:
                 late += [line.requests[0] for line in lines]
             elif best is None or choice.score > best[0].score:

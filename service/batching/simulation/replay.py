@@ -52,13 +52,15 @@ class Outcome:
     """Real seconds that the policy took."""
 
     def figures(self, requests: Requests, load: float) -> dict[str, object]:
-        """Shares of all requests, and `goodput`: requests in time a second, as a share of what load 1.0 is."""
+        """Shares of all requests, and two of what load 1.0 is: `goodput`, requests in time a second, and
+        `work_in_time`, their seconds of the model in batches sorted by length."""
         edges = np.searchsorted(LENGTH_CLASSES, requests.tokens)
         by_length = [self.in_time[edges == number] for number in range(len(LENGTH_CLASSES) + 1)]
         return {
             "load": load,
             "attained": float(self.in_time.mean()),
             "goodput": float(self.in_time.mean()) * load,
+            "work_in_time": float(requests.work_s[self.in_time].sum() / requests.work_s.sum()) * load,
             "rejected": float(self.rejected.mean()),
             "late": float(self.late.mean()),
             "by_length": [float(each.mean()) if len(each) else None for each in by_length],

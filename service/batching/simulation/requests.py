@@ -34,6 +34,9 @@ class Requests:
     """FP64 [R], from 0 on."""
 
     deadlines_s: np.ndarray
+    work_s: np.ndarray
+    """A request's share of the batch that it is in at load 1.0."""
+
     capacity_per_s: float
     """Requests a second at load 1.0."""
 
@@ -41,22 +44,27 @@ class Requests:
         return len(self.tokens)
 
 
-def sorted_seconds(tokens: np.ndarray, costs: Costs, rows: int) -> float:
-    """Seconds for all requests in batches sorted by length."""
-    ordered = np.sort(tokens)
-    batches = [ordered[first : first + rows] for first in range(0, len(ordered), rows)]
-    return sum(costs.predict_s(len(batch), int(batch[-1])) for batch in batches)
+def sorted_work_s(tokens: np.ndarray, costs: Costs, rows: int) -> np.ndarray:
+    """Seconds of each request where all go in batches sorted by length: its share of its batch. FP64 [R]."""
+    order = np.argsort(tokens, kind="stable")
+    work_s = np.empty(len(tokens))
+    for first in range(0, len(order), rows):
+        batch = order[first : first + rows]
+        work_s[batch] = costs.predict_s(len(batch), int(tokens[batch[-1]])) / len(batch)
+    return work_s
 
 
 def requests_at(load: float, tokens: np.ndarray, offsets: np.ndarray, costs: Costs, rows: int) -> Requests:
     """Requests of those lengths, arriving at those offsets stretched or compressed to the load."""
-    seconds = sorted_seconds(tokens, costs, rows)
+    work_s = sorted_work_s(tokens, costs, rows)
+    seconds = float(work_s.sum())
     arrivals_s = (offsets - offsets[0]) / max(offsets[-1] - offsets[0], 1e-9) * seconds / load
     alone_s = costs.table_s(np.ones(1), tokens.astype(np.float64))
     return Requests(
         tokens=tokens,
         arrivals_s=arrivals_s,
         deadlines_s=arrivals_s + np.maximum(PATIENCE * alone_s, SHORTEST_DEADLINE_S),
+        work_s=work_s,
         capacity_per_s=len(tokens) / seconds,
     )
 

@@ -40,10 +40,15 @@ class DeviceExecutor:
         firsts = [encoded.memory[index] for index in indices]
         return [np.full((source.cost, 3), first) for first, source in zip(firsts, sources, strict=True)]
 
-    def start(self, task: Task, encoded: Encoded, indices: Sequence[int], rows: Sequence[Decoding]) -> None:
+    def prepare(self, task: Task, encoded: Encoded, indices: Sequence[int]) -> list[int]:
+        return [encoded.memory[index] for index in indices]
+
+    def interrupt(self) -> None: ...
+
+    def start(self, task: Task, prepared: list[int], indices: Sequence[int], rows: Sequence[Decoding]) -> None:
         for index, row in zip(indices, rows, strict=True):
             (slot,) = row.slots
-            self.slots[slot] = (encoded.memory[index], 0)
+            self.slots[slot] = (prepared[index], 0)
 
     def step(self, task: Task, rows: Sequence[Decoding], bounds: slice) -> Step:
         assert sorted(slot for row in rows for slot in row.slots) == list(range(bounds.start, bounds.stop))

@@ -178,7 +178,7 @@ async def test_windows_score_alike_alone_and_in_batches(scene: Scene) -> None:
     sources = [np.concatenate([[6], source_of(number)]) for number in range(9)]
     deadline_s = asyncio.get_running_loop().time() + 1e4
     together = await asyncio.gather(
-        *(scene.windows.submit(Source(source), deadline_s=deadline_s, bounded=True) for source in sources)
+        *(scene.windows.submit(Source(source), deadline_s=deadline_s) for source in sources)
     )
     for source, scores in zip(sources, together, strict=True):
         inputs = {"input_ids": source[None], "lengths": np.array([[len(source)]], np.int32)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_a_batch_that_took_no_time_breaks_nothing() -> None:
     model = BatchTime()
     model.observe(1, 1, 0.0)
     assert 0 <= model.predict_s(1, 1) < 2.1e-3
+
+
+def test_a_time_that_is_no_number_teaches_nothing() -> None:
+    model = BatchTime()
+    model.observe(1, 1, math.nan)
+    model.observe(1, 1, math.inf)
+    assert model.coefficients == BatchTime.START
+
+
+@pytest.mark.parametrize("state", [[], [[1.0]], [[1.0] * 4] * 5, [[math.nan] * 4] * 6, [[-1.0] * 4] * 6])
+def test_a_state_that_is_none_is_refused_and_changes_nothing(state: list[list[float]]) -> None:
+    model = BatchTime()
+    before = model.coefficients
+    with pytest.raises(ValueError, match="fit"):
+        model.restore(state)
+    assert model.coefficients == before
+
+
+def test_a_restored_model_predicts_and_learns_as_the_one_before() -> None:
+    old, new = BatchTime(), BatchTime()
+    learn(old, NAMED["cpu"].predict_s, 50)
+    new.restore(old.state())
+    for model in (old, new):
+        model.observe(3, 77, 0.123)
+    assert new.coefficients == old.coefficients
 
 
 async def test_the_loops_clock_calls_back_at_its_time_and_forgets_on_demand() -> None:

@@ -185,7 +185,7 @@ def test_a_lone_request_that_may_be_in_time_runs_though_the_model_says_no() -> N
     assert outcome.in_time.mean() > 0.8
 
 
-@pytest.mark.parametrize("left_out", ["refuses", "ages", "sheds", "groups"])
+@pytest.mark.parametrize("left_out", ["refuses", "ages", "sheds", "groups", "hurries"])
 def test_every_part_can_be_left_out(left_out: str) -> None:
     requests = traffic(1.2)
     outcome = run(requests, Predictive(**{left_out: False}))

@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import sys
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,11 +39,11 @@ class Remembering:
         self._lane = tools.windows
         self._known: dict[bytes, asyncio.Future[np.ndarray]] = {}
 
-    def submit(self, source: Source, *, deadline_s: float, bounded: bool) -> asyncio.Future[np.ndarray]:
+    def submit(self, source: Source, *, deadline_s: float, part: int, flow: Hashable) -> asyncio.Future[np.ndarray]:
         """A window's scores."""
         key = source.ids.tobytes()
         if key not in self._known:
-            self._known[key] = self._lane.submit(source, deadline_s=deadline_s, bounded=bounded)
+            self._known[key] = self._lane.submit(source, deadline_s=deadline_s, part=part, flow=flow)
         return self._known[key]
 
 
