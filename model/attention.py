@@ -45,47 +45,71 @@ def mix(query: Tensor, key: Tensor, value: Tensor, positions: RowPositions) -> T
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=positions.mask)
 
 
-class SelfAttention(nn.Module):
-    """Attention of rows to themselves: of a source's, whose queries and keys are turned by their place, or causal."""
+def read(query_BHTE: Tensor, keys_BKSE: Tensor, values_BKSE: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What queries make of keys and values that all of them may read but for the mask, [B,H,T,E] → [B,H,T,E].
 
-    def __init__(self, width: int, heads: int) -> None:
+    Query heads that share a key head are laid out as more queries of that head: keys and values are never repeated,
+    and every fused kernel takes it, also those that know no groups.
+    """
+    heads, kv_heads = query_BHTE.shape[1], keys_BKSE.shape[1]
+    # K key heads of G query heads each: head h reads key head h // G, as ONNX Runtime's GroupQueryAttention has it.
+    query_BKUE = query_BHTE.unflatten(1, (kv_heads, heads // kv_heads)).flatten(2, 3)
+    mixed_BKUE = functional.scaled_dot_product_attention(query_BKUE, keys_BKSE, values_BKSE, attn_mask=mask)
+    return mixed_BKUE.unflatten(2, (heads // kv_heads, -1)).flatten(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of rows to themselves: of a source's, whose queries and keys are turned by their place, or causal.
+
+    With fewer key and value heads than heads, equal groups of heads share one (Ainslie et al. 2023, "GQA", 2.2).
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.kv_heads = kv_heads or heads
+        self.qkv = nn.Linear(width, width + 2 * width // heads * self.kv_heads, bias=False)
         self.out = nn.Linear(width, width, bias=False)
+
+    @property
+    def shares(self) -> tuple[int, int, int]:
+        """Heads of the queries, keys and values in `qkv`, which stand one below the other."""
+        return self.heads, self.kv_heads, self.kv_heads
 
     def forward(self, hidden_BSD: Tensor, positions: RowPositions | None = None) -> Tensor:
         """[B,S,D] → [B,S,D]; without positions, causal."""
         query, key, value = self.projected(hidden_BSD)
         if positions is None:
-            mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+            grouped = self.kv_heads < self.heads
+            mixed_BHSE = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
         else:
             mixed_BHSE = mix(query, key, value, positions)
         return self.out(merge_heads(mixed_BHSE))
 
-    def step(self, hidden_B1D: Tensor, keys_BHTE: Tensor, values_BHTE: Tensor, position: int) -> Tensor:
+    def step(self, hidden_B1D: Tensor, keys_BKTE: Tensor, values_BKTE: Tensor, position: int) -> Tensor:
         """Attention of one more token to those before it and itself; its key and value enter the cache."""
         query, key, value = self.projected(hidden_B1D)
-        keys_BHTE[:, :, position : position + 1] = key
-        values_BHTE[:, :, position : position + 1] = value
+        keys_BKTE[:, :, position : position + 1] = key
+        values_BKTE[:, :, position : position + 1] = value
         known = slice(0, position + 1)
-        mixed = functional.scaled_dot_product_attention(query, keys_BHTE[:, :, known], values_BHTE[:, :, known])
-        return self.out(merge_heads(mixed))
+        return self.out(merge_heads(read(query, keys_BKTE[:, :, known], values_BKTE[:, :, known])))
 
     def projected(self, hidden_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B,H,S,E]."""
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(hidden_BSD).chunk(3, dim=-1))
+        """Queries [B,H,S,E], keys and values [B,K,S,E]."""
+        all_heads = split_heads(self.qkv(hidden_BSD), sum(self.shares))
+        query, key, value = all_heads.split(self.shares, dim=1)
         return query, key, value
 
 
 class CrossAttention(nn.Module):
-    """Attention of a target's rows to a source's memory."""
+    """Attention of a target's rows to a source's memory, whose key and value heads groups of heads share."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.kv_heads = kv_heads
         self.q = nn.Linear(width, width, bias=False)
-        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.kv = nn.Linear(width, 2 * width // heads * kv_heads, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden_BTD: Tensor, memory_BSD: Tensor, mask: Tensor | None) -> Tensor:
@@ -93,12 +117,11 @@ class CrossAttention(nn.Module):
         return self.attend(hidden_BTD, *self.keys_values(memory_BSD), mask)
 
     def keys_values(self, memory_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """The memory's keys and values, each [B,H,S,E]."""
-        key, value = (split_heads(part, self.heads) for part in self.kv(memory_BSD).chunk(2, dim=-1))
+        """The memory's keys and values, each [B,K,S,E]."""
+        key, value = (split_heads(part, self.kv_heads) for part in self.kv(memory_BSD).chunk(2, dim=-1))
         return key, value
 
-    def attend(self, hidden_BTD: Tensor, keys_BHSE: Tensor, values_BHSE: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, hidden_BTD: Tensor, keys_BKSE: Tensor, values_BKSE: Tensor, mask: Tensor | None) -> Tensor:
         """[B,T,D] reading keys and values → [B,T,D]."""
         query_BHTE = split_heads(self.q(hidden_BTD), self.heads)
-        mixed_BHTE = functional.scaled_dot_product_attention(query_BHTE, keys_BHSE, values_BHSE, attn_mask=mask)
-        return self.out(merge_heads(mixed_BHTE))
+        return self.out(merge_heads(read(query_BHTE, keys_BKSE, values_BKSE, mask)))

@@ -10,6 +10,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "teacher": {
         "d_model": 768,
         "num_heads": 12,
+        "num_kv_heads": 3,
         "encoder_layers": 12,
         "encoder_ffn": 3072,
         "hybrid_units": 6,
@@ -22,6 +23,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "student": {
         "d_model": 512,
         "num_heads": 8,
+        "num_kv_heads": 2,
         "encoder_layers": 6,
         "encoder_ffn": 2048,
         "hybrid_units": 3,
@@ -34,6 +36,7 @@ PRESETS: dict[str, dict[str, int]] = {
     "nano": {
         "d_model": 64,
         "num_heads": 4,
+        "num_kv_heads": 2,
         "encoder_layers": 2,
         "encoder_ffn": 128,
         "hybrid_units": 2,
@@ -70,6 +73,8 @@ class HybridConfig(PretrainedConfig):
         vocab_size: V.
         d_model: D, the width of all hidden states; a multiple of 2 · num_heads.
         num_heads: H, of every attention.
+        num_kv_heads: K, key and value heads of the decoders' attentions, which groups of H / K heads share; where
+            num_heads is given and this is not, as many, which is what configurations older than this field mean.
         encoder_layers, encoder_ffn: depth and inner width of the base encoder.
         hybrid_units: parallel attention + BiGRU units.
         decoder_layers, decoder_ffn: depth of the generative decoder, inner width of both decoders.
@@ -90,7 +95,10 @@ class HybridConfig(PretrainedConfig):
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
         values: dict[str, Any] = {**COMMON, **PRESETS[preset]}
-        values |= {name: kwargs.pop(name) for name in list(kwargs) if name in values}
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in values}
+        if "num_heads" in given:
+            given.setdefault("num_kv_heads", given["num_heads"])
+        values |= given
         super().__init__(**{**kwargs, "tie_word_embeddings": True})
         self.preset = preset
         for name, value in values.items():
@@ -129,10 +137,24 @@ def _check(values: dict[str, Any]) -> None:
             f"d_model must be a multiple of 2 * num_heads = {2 * heads}, got {width}: "
             "heads, and the two directions of a recurrence, share it evenly"
         )
+    kv_heads = values["num_kv_heads"]
+    if heads % kv_heads:
+        fitting = ", ".join(str(each) for each in range(1, heads + 1) if heads % each == 0)
+        raise ValueError(
+            f"num_kv_heads must divide num_heads = {heads}, got {kv_heads}: choose from {fitting}, for equal groups of "
+            "heads share a key and value head"
+        )
     if values["pointer_layers"] >= values["decoder_layers"]:
         raise ValueError(
             f"pointer_layers must be below decoder_layers = {values['decoder_layers']}, got "
             f"{values['pointer_layers']}: both decoders keep their caches in one pool"
+        )
+    free = 2 * (values["decoder_layers"] - values["pointer_layers"])
+    if heads // kv_heads > free:
+        raise ValueError(
+            f"num_kv_heads must be at least num_heads / {free} = {-(-heads // free)}, got {kv_heads}: a summary's copy "
+            f"keys are as wide as {heads // kv_heads} caches, and {values['pointer_layers']} of "
+            f"{values['decoder_layers']} decoder layers leave {free} free"
         )
     block, halo = values["recurrent_block"], values["recurrent_halo"]
     if block is not None and halo > block:

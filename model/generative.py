@@ -19,7 +19,7 @@ from model.positions import DynamicPositions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerCache:
-    """Keys and values of one layer, [B,H,positions,E]."""
+    """Keys and values of one layer, [B,K,positions,E] for K key and value heads."""
 
     self_keys: Tensor
     self_values: Tensor
@@ -45,9 +45,9 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(config.d_model)
-        self.self_attention = SelfAttention(config.d_model, config.num_heads)
+        self.self_attention = SelfAttention(config.d_model, config.num_heads, config.num_kv_heads)
         self.cross_norm = nn.LayerNorm(config.d_model)
-        self.cross_attention = CrossAttention(config.d_model, config.num_heads)
+        self.cross_attention = CrossAttention(config.d_model, config.num_heads, config.num_kv_heads)
         self.feed_forward_norm = nn.LayerNorm(config.d_model)
         self.feed_forward = FeedForward(config.d_model, config.decoder_ffn)
         self.dropout = nn.Dropout(config.dropout)
@@ -97,10 +97,10 @@ class Decoder(nn.Module):
         self._check(capacity)
         caches = []
         for layer in self._decoder_layers:
-            keys_BHSE, values_BHSE = layer.cross_attention.keys_values(memory_BSD)
-            batch, heads, _, head_width = keys_BHSE.shape
-            own = [keys_BHSE.new_zeros(batch, heads, capacity, head_width) for _ in range(2)]
-            cache = LayerCache(self_keys=own[0], self_values=own[1], cross_keys=keys_BHSE, cross_values=values_BHSE)
+            keys_BKSE, values_BKSE = layer.cross_attention.keys_values(memory_BSD)
+            batch, heads, _, head_width = keys_BKSE.shape
+            own = [keys_BKSE.new_zeros(batch, heads, capacity, head_width) for _ in range(2)]
+            cache = LayerCache(self_keys=own[0], self_values=own[1], cross_keys=keys_BKSE, cross_values=values_BKSE)
             caches.append(cache)
         return DecoderCache(layers=caches, mask=mask)
 

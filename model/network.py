@@ -26,8 +26,8 @@ Names in the state dict, which the graph builder reads; `{i}` counts from 0, Lin
     extractive.crf.{start, transition, end}             tags O, B, I; transition [from,to]
     {generative, pointer}.positions.{table, gate.{weight,bias}}            table [max_target_positions,D]
     {generative, pointer}.layers.{i}.{self_norm, cross_norm, feed_forward_norm}.{weight,bias}
-    {generative, pointer}.layers.{i}.self_attention.{qkv, out}.weight
-    {generative, pointer}.layers.{i}.cross_attention.{q, kv, out}.weight   kv [2D,D]: key, value
+    {generative, pointer}.layers.{i}.self_attention.{qkv, out}.weight      qkv [D+2KE,D] for K key and value heads
+    {generative, pointer}.layers.{i}.cross_attention.{q, kv, out}.weight   kv [2KE,D]: key, value
     {generative, pointer}.layers.{i}.feed_forward.{up, down}.{weight,bias}
     {generative, pointer}.norm.{weight,bias}
     pointer.{copy_query, copy_key}.weight, pointer.gate.{weight,bias}

@@ -58,7 +58,7 @@ def nano_model() -> HybridModel:
     For that a decoder's own tokens must not drown what it reads: embeddings are as small as √D makes them large, and
     what is multiplied by them at the end, or only sharpened by it, is scaled the other way.
     """
-    torch.manual_seed(5)
+    torch.manual_seed(10)
     model = HybridModel(HybridConfig.from_preset("nano")).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

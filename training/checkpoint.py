@@ -73,7 +73,9 @@ def load_checkpoint(run: Path, engine: Engine) -> Progress:
     if checkpoint is None:
         return Progress()
     manifest = checkpoint.manifest
-    _refuse_unlike(checkpoint.folder, "model", manifest.model, engine.stage.network.config.dimensions())
+    # Checkpoints of before the field had as many key and value heads as heads.
+    found = {"num_kv_heads": manifest.model.get("num_heads"), **manifest.model}
+    _refuse_unlike(checkpoint.folder, "model", found, engine.stage.network.config.dimensions())
     kind = {"kind": engine.recipe.optimizer.kind}
     _refuse_unlike(checkpoint.folder, "optimizer", {"kind": manifest.optimizer}, kind)
     if manifest.tokenizer:

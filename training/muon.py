@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from training.stacks import Stack, split_stack
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic whose iteration drives singular values towards 1 (Jordan et al.)."""
 ITERATIONS = 5
@@ -37,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: each [R,C].
-        stacked: how many matrices of equal size a parameter holds, one below the other; 1 where it is not named.
+        stacked: the matrices that a parameter holds, one below the other; one where it is not named.
         lr: AdamW's would be alike.
         momentum: share of the old direction that is kept.
         weight_decay: share of a weight, times `lr`, that each step takes off.
@@ -47,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         self,
         parameters: Iterable[nn.Parameter],
         *,
-        stacked: Mapping[Tensor, int] | None = None,
+        stacked: Mapping[Tensor, Stack] | None = None,
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -58,8 +60,7 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.ndim != 2:
                     raise ValueError(f"Muon takes matrices, got a parameter of shape {tuple(parameter.shape)}")
-                if parameter.shape[0] % self.stacked.get(parameter, 1):
-                    raise ValueError(f"{parameter.shape[0]} rows are not {self.stacked[parameter]} equal matrices")
+                split_stack(parameter, self.stacked.get(parameter, 1))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -87,8 +88,8 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        count = self.stacked.get(parameter, 1)
-        views = (tensor.chunk(count) for tensor in (parameter, parameter.grad, state["momentum_buffer"]))
+        stack = self.stacked.get(parameter, 1)
+        views = (split_stack(tensor, stack) for tensor in (parameter, parameter.grad, state["momentum_buffer"]))
         return [Matrix(*each) for each in zip(*views, strict=True)]
 
 

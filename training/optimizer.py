@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfAttention
-from model.recurrence import GATES, BidirectionalRecurrence
 from training.config import OptimizerSection
 from training.muon import Muon
+from training.stacks import stacked_matrices
 
 SMALLEST_SIDE = 16
 """A matrix with fewer rows or columns is an output layer or a gate."""
@@ -137,19 +136,6 @@ def make_adamw(parameters: list[nn.Parameter], section: OptimizerSection, *, fus
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Those that have gradients."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def stacked_matrices(model: nn.Module) -> dict[Tensor, int]:
-    """Parameters that hold several matrices, one below the other, and how many."""
-    found: dict[Tensor, int] = {}
-    for module in model.modules():
-        if isinstance(module, SelfAttention):
-            found[module.qkv.weight] = 3
-        elif isinstance(module, CrossAttention):
-            found[module.kv.weight] = 2
-        elif isinstance(module, BidirectionalRecurrence):
-            found |= {each: GATES[module.kind] for each in module.parameters() if each.ndim == 2}
-    return found
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

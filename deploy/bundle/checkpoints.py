@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from deploy.bundle.shapes import config_of_shapes
+from deploy.bundle.shapes import config_of_shapes, preset_with_heads
 from deploy.bundle.storage import load_graph
 from deploy.graphs.weights import restore_weights
 from deploy.triton.manifest import load_manifest
@@ -51,7 +51,7 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
     if fields is None and preset is None and beside.is_file():
         fields = json.loads(beside.read_text(encoding="utf-8"))
     if preset is not None:
-        config = HybridConfig.from_preset(preset)
+        config = preset_with_heads(preset, weights)
     elif fields is not None:
         config = HybridConfig.from_dict(dict(fields))
     else:

@@ -30,6 +30,7 @@ def render_card(contents: BundleContents) -> str:
         "preset": contents.preset,
         "parameters": f"{contents.parameters:,}",
         "width, heads": f"{config['d_model']}, {config['num_heads']}",
+        "key and value heads of the decoders": str(config.get("num_kv_heads", config["num_heads"])),
         "encoder": f"{config['encoder_layers']} pre-norm Transformer layers, feed-forward {config['encoder_ffn']}",
         "hybrid units": f"{config['hybrid_units']} in parallel, each attention + bidirectional GRU in blocks of "
         f"{config['recurrent_block']} tokens with {config['recurrent_halo']} of warm-up",

@@ -20,6 +20,8 @@ SIZES = {
 }
 """Fields that are a size of a tensor: which, and of its dimensions which one."""
 
+KEYS_VALUES = "generative.layers.0.cross_attention.kv.weight"
+
 COUNTS = {
     "encoder_layers": "encoder.layers.",
     "hybrid_units": "hybrid.units.",
@@ -33,7 +35,8 @@ def config_of_shapes(weights: Mapping[str, Tensor], source: str) -> HybridConfig
     """The preset of weights that come without a configuration, with their own vocabulary and numbers of positions.
 
     Shapes tell neither heads nor blocks of the recurrences: those are the preset's, so a preset has to fit in all that
-    shapes do tell. Raises ValueError naming what the shapes say where none does.
+    shapes do tell. Key and value heads they tell once the heads are known, and those may be other than the preset's.
+    Raises ValueError naming what the shapes say where no preset fits.
     """
     try:
         found = {field: weights[name].shape[dimension] for field, (name, dimension) in SIZES.items()}
@@ -47,12 +50,26 @@ def config_of_shapes(weights: Mapping[str, Tensor], source: str) -> HybridConfig
     found |= {field: _count(weights, prefix) for field, prefix in COUNTS.items()}
     for preset, fields in PRESETS.items():
         if all(found[field] == value for field, value in fields.items() if field in found):
-            return HybridConfig.from_preset(preset, **{name: found[name] for name in found if name not in fields})
+            own = {name: found[name] for name in found if name not in fields}
+            return preset_with_heads(preset, weights, **own)
     told = ", ".join(f"{field}={value}" for field, value in found.items())
     raise ValueError(
         f"{source} has no configuration, there is no config.json beside it, and its shapes are no preset's ({told}): "
         "put config.json beside it, or pass --preset"
     )
+
+
+def preset_with_heads(preset: str, weights: Mapping[str, Tensor], **own: int) -> HybridConfig:
+    """A preset, its key and value heads as many as the weights have, where those are a number that fits its heads.
+
+    Weights of before presets had fewer of them than heads load so.
+    """
+    config = HybridConfig.from_preset(preset, **own)
+    head_width = config.d_model // config.num_heads
+    kv_heads = weights[KEYS_VALUES].shape[0] // (2 * head_width) if KEYS_VALUES in weights else 0
+    if not kv_heads or config.num_heads % kv_heads:
+        return config
+    return HybridConfig.from_preset(preset, num_kv_heads=kv_heads, **own)
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:

@@ -113,7 +113,7 @@ def split_heads(builder: GraphBuilder, value_BSD: Value, heads: int, width: int)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cache:
-    """Keys and values of one attention, [B,H,positions,E], and how much of them holds."""
+    """Keys and values of one attention, [B,K,positions,E], and how much of them holds."""
 
     keys: Value
     values: Value
@@ -128,25 +128,30 @@ class Cache:
     """INT32 scalar: valid positions of the longest row."""
 
 
-def cached_attention(builder: GraphBuilder, query: Value, cache: Cache, *, heads: int, appends: bool) -> Value:
+def no_keys(builder: GraphBuilder, query_B1D: Value, width: int) -> Value:
+    """Keys or values of no token, [B,0,width], `width` at most D."""
+    axes, ends = builder.ints(1, 2), builder.ints(0, width)
+    return builder.op("Slice", query_B1D, builder.ints(0, 0), ends, axes)[0]
+
+
+def cached_attention(
+    builder: GraphBuilder, query: Value, cache: Cache, new: Value = NONE, *, heads: int, kv_heads: int
+) -> Value:
     """Attention of one token per row over a cache in place, → [B,1,D].
 
     Args:
         builder: the graph.
-        query: [B,1,3D] (query, key, value of the token) where the token joins the cache, else [B,1,D].
+        query: [B,1,D+2KE] (query, key, value of the token) where the token joins the cache at `last`, else [B,1,D].
         cache: the buffers.
+        new: where it does not join, `no_keys`: GroupQueryAttention then takes the cache as the past.
         heads: H.
-        appends: whether the token's key and value are written to the cache at `last`.
+        kv_heads: K, each shared by H / K heads that follow one another.
     """
-    keys = values = NONE
-    if not appends:
-        # No new keys: GroupQueryAttention takes an empty key and value, and the cache as the past.
-        keys = values = builder.slice(query, builder.ints(0), builder.ints(0), 1)
     mixed_B1D, _, _ = builder.op(
         "GroupQueryAttention",
         query,
-        keys,
-        values,
+        new,
+        new,
         cache.keys,
         cache.values,
         cache.last,
@@ -154,6 +159,6 @@ def cached_attention(builder: GraphBuilder, query: Value, cache: Cache, *, heads
         domain="com.microsoft",
         names=[builder.fresh("mixed"), cache.present_keys, cache.present_values],
         num_heads=heads,
-        kv_num_heads=heads,
+        kv_num_heads=kv_heads,
     )
     return mixed_B1D

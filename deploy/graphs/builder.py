@@ -167,6 +167,8 @@ class GraphBuilder:
         return self.op("Concat", *values, axis=axis)[0]
 
     def split(self, value: Value, sizes: Sequence[int], axis: int = -1) -> tuple[Value, ...]:
+        if len(sizes) == 1:
+            return (value,)
         return self.op("Split", value, self.ints(*sizes), axis=axis, outputs=len(sizes))
 
     def slice(self, value: Value, start: Value, stop: Value, axis: int) -> Value:

@@ -2,8 +2,10 @@
 
 The step reads and writes caches of fixed size in place, one row a request:
 
-    self_key_i   [batch,H,max_target,E]   grows by one position a step
-    cross_key_i  [batch,H,max_source,E]   filled by the prefill, read only
+    self_key_i   [batch,K,max_target,E]   grows by one position a step
+    cross_key_i  [batch,K,max_source,E]   filled by the prefill, read only
+
+K key and value heads are shared by groups of the H heads.
 
 Rows are independent: each has its own target and source length, so requests of any age share a step.
 """
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from deploy.graphs.attention import Cache, cached_attention, split_heads
+from deploy.graphs.attention import Cache, cached_attention, no_keys, split_heads
 from deploy.graphs.builder import GraphBuilder, Value
 from deploy.graphs.encoder import EMBEDDING, feed_forward
 from deploy.graphs.layers import add_norm, layer_norm, linear
@@ -35,21 +37,37 @@ class Decoder:
     key: str
     layers: int
     heads: int
+    kv_heads: int
     width: int
 
     @classmethod
     def generative(cls, config: HybridConfig) -> Decoder:
         """The decoder of free text."""
-        return cls(key="generative", layers=config.decoder_layers, heads=config.num_heads, width=config.d_model)
+        return cls._of("generative", config.decoder_layers, config)
 
     @classmethod
     def pointer(cls, config: HybridConfig) -> Decoder:
         """The decoder of summaries."""
-        return cls(key="pointer", layers=config.pointer_layers, heads=config.num_heads, width=config.d_model)
+        return cls._of("pointer", config.pointer_layers, config)
+
+    @classmethod
+    def _of(cls, key: str, layers: int, config: HybridConfig) -> Decoder:
+        heads, kv_heads = config.num_heads, config.num_kv_heads
+        return cls(key=key, layers=layers, heads=heads, kv_heads=kv_heads, width=config.d_model)
+
+    @property
+    def kv_width(self) -> int:
+        """Of the keys, and of the values, of one attention."""
+        return self.width // self.heads * self.kv_heads
+
+    @property
+    def copy_names(self) -> list[str]:
+        """Copy keys are as wide as states: so many tensors of a cache's shape."""
+        return ["copy_keys", *(f"copy_keys_{part}" for part in range(1, self.heads // self.kv_heads))]
 
     def cache_shape(self, positions: str) -> list[int | str]:
         """Shape of one cache whose third axis is named `positions`."""
-        return ["batch", self.heads, positions, self.width // self.heads]
+        return ["batch", self.kv_heads, positions, self.width // self.heads]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +88,13 @@ class StepLengths:
 
 
 def build_prefill(builder: GraphBuilder, decoder: Decoder, memory_BSD: Value) -> None:
-    """Declare the cross-attention's keys and values of every layer as outputs, [B,H,S,E]."""
+    """Declare the cross-attention's keys and values of every layer as outputs, [B,K,S,E]."""
     shape = decoder.cache_shape("source")
     for index in range(decoder.layers):
         both = linear(builder, memory_BSD, f"{decoder.key}.layers.{index}.cross_attention.kv")
-        parts = builder.split(both, [decoder.width] * 2)
+        parts = builder.split(both, [decoder.kv_width] * 2)
         for name, part in zip(("key", "value"), parts, strict=True):
-            cached = split_heads(builder, part, decoder.heads, decoder.width)
+            cached = split_heads(builder, part, decoder.kv_heads, decoder.kv_width)
             builder.output(f"cross_{name}_{index}", cached, FLOAT, shape)
 
 
@@ -104,14 +122,15 @@ def decode_step(builder: GraphBuilder, decoder: Decoder, tokens_B1: Value, lengt
 
         own = _cache(builder, decoder, "self", index, lengths.target, lengths.longest_target)
         qkv = linear(builder, normed, f"{key}.self_attention.qkv")
-        mixed = cached_attention(builder, qkv, own, heads=decoder.heads, appends=True)
+        mixed = cached_attention(builder, qkv, own, heads=decoder.heads, kv_heads=decoder.kv_heads)
         hidden, normed = add_norm(
             builder, hidden, linear(builder, mixed, f"{key}.self_attention.out"), f"{key}.cross_norm"
         )
 
         source = _cache(builder, decoder, "cross", index, last_source, lengths.longest_source)
         query = linear(builder, normed, f"{key}.cross_attention.q")
-        mixed = cached_attention(builder, query, source, heads=decoder.heads, appends=False)
+        none = no_keys(builder, query, decoder.kv_width)
+        mixed = cached_attention(builder, query, source, none, heads=decoder.heads, kv_heads=decoder.kv_heads)
         hidden, normed = add_norm(
             builder, hidden, linear(builder, mixed, f"{key}.cross_attention.out"), f"{key}.feed_forward_norm"
         )

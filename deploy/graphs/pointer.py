@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from onnx import TensorProto
 
@@ -28,25 +30,31 @@ def check_opset(opset: int) -> None:
 
 
 def build_copy_keys(builder: GraphBuilder, decoder: Decoder, memory_BSD: Value) -> None:
-    """Declare the source's copy keys as the output `copy_keys`, [B,H,S,E] like the caches."""
+    """Declare the source's copy keys as outputs, each [B,K,S,E] like the caches, where the engine keeps them."""
     keys_BSD = linear(builder, memory_BSD, "pointer.copy_key")
-    keys_BHSE = split_heads(builder, keys_BSD, decoder.heads, decoder.width)
-    builder.output("copy_keys", keys_BHSE, TensorProto.FLOAT, decoder.cache_shape("source"))
+    names = decoder.copy_names
+    for name, part in zip(names, builder.split(keys_BSD, [decoder.kv_width] * len(names)), strict=True):
+        keys_BKSE = split_heads(builder, part, decoder.kv_heads, decoder.kv_width)
+        builder.output(name, keys_BKSE, TensorProto.FLOAT, decoder.cache_shape("source"))
 
 
 def mixture(builder: GraphBuilder, decoder: Decoder, state_B1D: Value, lengths: StepLengths) -> Value:
-    """Log probabilities [B,V] of the next token; declares `copy_keys` and `source_ids` as inputs."""
-    keys = builder.input("copy_keys", TensorProto.FLOAT, decoder.cache_shape("max_source"))
+    """Log probabilities [B,V] of the next token; declares the copy keys and `source_ids` as inputs."""
+    shape, names = decoder.cache_shape("max_source"), decoder.copy_names
+    parts = [builder.input(name, TensorProto.FLOAT, shape) for name in names]
     ids = builder.input("source_ids", TensorProto.INT64, ["batch", "max_source"])
     # Only the part of the buffers that some row uses is read. Scores are sums over heads of products per head, which
     # spares a transposed copy of the keys.
     size = builder.reshape(builder.cast(lengths.longest_source, TensorProto.INT64), 1)
-    keys_BHSE = builder.slice(keys, builder.ints(0), size, 2)
     ids_BS = builder.slice(ids, builder.ints(0), size, 1)
 
     query_B1D = linear(builder, state_B1D, "pointer.copy_query")
-    query_BHE1 = builder.reshape(query_B1D, 0, decoder.heads, decoder.width // decoder.heads, 1)
-    products_BS = builder.reduce_sum(builder.matmul(keys_BHSE, query_BHE1), 1, 3)
+    products = []
+    for keys, query in zip(parts, builder.split(query_B1D, [decoder.kv_width] * len(parts)), strict=True):
+        keys_BKSE = builder.slice(keys, builder.ints(0), size, 2)
+        query_BKE1 = builder.reshape(query, 0, decoder.kv_heads, decoder.width // decoder.heads, 1)
+        products.append(builder.reduce_sum(builder.matmul(keys_BKSE, query_BKE1), 1, 3))
+    products_BS = functools.reduce(builder.add, products)
     scores_BS = builder.mul(products_BS, builder.constant(decoder.width**-0.5, np.float32))
     inside_BS = is_token(builder, lengths.source, size)
     copy_BS = builder.softmax(builder.where(inside_BS, scores_BS, builder.constant(-np.inf, np.float32)))

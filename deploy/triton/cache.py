@@ -1,13 +1,14 @@
 """The key-value cache: one preallocated pool that the decoders' steps read and write in place.
 
-    self_key_i, self_value_i     FP32 [slots,H,max_target,E]   what the answer attends to; grows by a position a step
-    cross_key_i, cross_value_i   FP32 [slots,H,max_source,E]   what the source is to every layer; written once
+    self_key_i, self_value_i     FP32 [slots,K,max_target,E]   what the answer attends to; grows by a position a step
+    cross_key_i, cross_value_i   FP32 [slots,K,max_source,E]   what the source is to every layer; written once
     source_ids                   INT64 [slots,max_source]
     tokens, target_lengths, source_lengths, logits             one row a slot
 
-Both decoders use the same buffers: the pointer decoder has fewer layers, and keeps its copy keys in the first
-cross-attention buffer that its layers leave free. Memory is taken from the system page by page as it is written; past
-`warm_positions` it is given back when nothing is being decoded.
+K are the key and value heads, which groups of the H heads share. Both decoders use the same buffers: the pointer
+decoder has fewer layers, and keeps its copy keys, as wide as H / K caches, in the first cross-attention buffers that
+its layers leave free. Memory is taken from the system page by page as it is written; past `warm_positions` it is given
+back when nothing is being decoded.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class CacheShape:
     slots: int
     layers: int
     heads: int
+    """Key and value heads."""
     head_width: int
     max_source: int
     max_target: int

@@ -9,7 +9,7 @@ import numpy as np
 
 from .beams import BeamSearch
 from .cache import CachePool, CacheShape
-from .decoder import Decoder
+from .decoder import Decoder, key_value_heads
 from .encoder import Encoder
 from .executor import Decoding, Encoded, Step
 from .limits import EngineSettings, RowLimits
@@ -34,7 +34,7 @@ class CpuExecutor:
             CacheShape(
                 slots=settings.slots,
                 layers=int(config["decoder_layers"]),
-                heads=heads,
+                heads=key_value_heads(config),
                 head_width=int(config["d_model"]) // heads,
                 max_source=limits.max_source_tokens,
                 max_target=limits.max_target_tokens,

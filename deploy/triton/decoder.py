@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,13 +15,23 @@ from .sessions import open_session
 from .slots import Side
 
 
-def footprint(layers: int, *, copies: bool) -> Footprint:
-    """The buffers of a decoder of so many layers; one that copies keeps its copy keys behind its last layer."""
+def key_value_heads(config: Mapping[str, Any]) -> int:
+    """Of a network's decoders; bundles of before the field have as many as heads."""
+    return int(config.get("num_kv_heads", config["num_heads"]))
+
+
+def copy_names(config: Mapping[str, Any]) -> list[str]:
+    """The step's inputs that hold the copy keys, which are as wide as all heads, each as wide as a cache."""
+    return ["copy_keys", *(f"copy_keys_{part}" for part in range(1, config["num_heads"] // key_value_heads(config)))]
+
+
+def footprint(layers: int, copies: int = 0) -> Footprint:
+    """The buffers of a decoder of so many layers; one that copies keeps the parts of its copy keys behind its last."""
     parts = ("key", "value")
     cross = [f"cross_{part}_{layer}" for layer in range(layers) for part in parts]
     return Footprint(
         own=tuple(f"self_{part}_{layer}" for layer in range(layers) for part in parts),
-        cross=(*cross, f"cross_key_{layers}") if copies else tuple(cross),
+        cross=(*cross, *(f"cross_{parts[part % 2]}_{layers + part // 2}" for part in range(copies))),
     )
 
 
@@ -45,10 +57,11 @@ class Decoder:
         """
         self.name, self.side = name, side
         layers = int(manifest.config["pointer_layers" if copies else "decoder_layers"])
-        self.footprint = footprint(layers, copies=copies)
+        self._copy_names = copy_names(manifest.config) if copies else []
+        self.footprint = footprint(layers, len(self._copy_names))
         self._pool, self._copies = pool, copies
         # Names of the graph's cache tensors, in the footprint's order.
-        self._cross_names = [*self.footprint.cross[: 2 * layers], *(["copy_keys"] if copies else [])]
+        self._cross_names = [*self.footprint.cross[: 2 * layers], *self._copy_names]
         self._prefill = open_session(
             folder / manifest.graph_file(f"{name}_prefill"), threads=threads, keeps_memory=False
         )
@@ -56,7 +69,7 @@ class Decoder:
         self._bindings: dict[int, ort.IOBinding] = {}
 
     def prefill(self, memory_BSD: np.ndarray) -> list[np.ndarray]:
-        """What the step reads of encoded sources: FP32 [B,H,S,E] for each of `footprint.cross`."""
+        """What the step reads of encoded sources: FP32 [B,K,S,E] for each of `footprint.cross`."""
         return self._prefill.run(self._cross_names, {"memory": memory_BSD})
 
     def step(self, bounds: slice) -> np.ndarray:
@@ -88,7 +101,7 @@ class Decoder:
             _bind_rows(binding.bind_input, name, array[bounds])
         # The presents are the same memory as the pasts: ONNX Runtime then appends in place of copying.
         for name, buffer in caches.items():
-            if name != "copy_keys":
+            if name not in self._copy_names:
                 _bind_rows(binding.bind_output, f"present_{name}", pool.buffers[buffer][bounds])
         _bind_rows(binding.bind_output, "logits", pool.logits[bounds])
         return binding

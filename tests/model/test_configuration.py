@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -35,6 +37,12 @@ def test_a_configuration_comes_back_from_its_dictionary(preset: str) -> None:
     ("changed", "message"),
     [
         ({"d_model": 60}, r"d_model must be a multiple of 2 \* num_heads = 8, got 60"),
+        ({"num_kv_heads": 3}, "num_kv_heads must divide num_heads = 4, got 3: choose from 1, 2, 4"),
+        ({"num_kv_heads": 0}, "num_kv_heads must be an integer of at least 1, got 0"),
+        (
+            {"num_kv_heads": 1},
+            "num_kv_heads must be at least num_heads / 2 = 2, got 1: .* copy keys .* 4 caches",
+        ),
         ({"pointer_layers": 2}, "pointer_layers must be below decoder_layers = 2, got 2"),
         ({"encoder_layers": 0}, "encoder_layers must be an integer of at least 1, got 0"),
         ({"hybrid_units": 1.5}, "hybrid_units must be an integer of at least 1, got 1.5"),
@@ -52,6 +60,21 @@ def test_a_configuration_comes_back_from_its_dictionary(preset: str) -> None:
 def test_bad_values_are_refused_with_their_limit(changed: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HybridConfig.from_preset("nano", **changed)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_configuration_of_before_grouped_heads_has_as_many_as_heads(preset: str) -> None:
+    """Bundles and checkpoints carry all the fields that there were when they were written."""
+    fields = HybridConfig.from_preset(preset).to_dict()
+    assert fields.pop("num_kv_heads") < fields["num_heads"]
+    assert HybridConfig.from_dict(fields).num_kv_heads == fields["num_heads"]
+    assert HybridConfig.from_preset(preset, num_heads=2, num_kv_heads=1, pointer_layers=1).num_kv_heads == 1
+
+
+def test_a_configuration_is_saved_with_its_groups(tmp_path: Path) -> None:
+    for kv_heads in (2, 8):
+        HybridConfig.from_preset("student", num_kv_heads=kv_heads).save_pretrained(tmp_path)
+        assert HybridConfig.from_pretrained(tmp_path).num_kv_heads == kv_heads
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -196,3 +196,35 @@ def test_bf16_autocast_is_near_float32(network: HybridModel) -> None:
         near = network.encode(ids, lengths)
     for row, length in enumerate(LENGTHS):
         assert (near[row, :length].float() - exact[row, :length]).abs().mean() < 0.1 * exact[row, :length].std()
+
+
+def repeated(rows: Tensor, head_width: int, times: int) -> Tensor:
+    """Key or value heads [K·E,D], each as often as heads read it."""
+    return rows.unflatten(0, (-1, head_width)).repeat_interleave(times, 0).flatten(0, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [{"num_heads": 4, "num_kv_heads": 2}, {"num_heads": 8, "num_kv_heads": 4}], ids=str)
+def test_grouped_heads_are_heads_that_share_keys_and_values(heads: dict[str, int]) -> None:
+    """The same network with every key and value head written out for each of its heads, trained and decoded."""
+    torch.manual_seed(1)
+    grouped = HybridModel(HybridConfig.from_preset("nano", **heads)).eval()
+    plain = HybridModel(HybridConfig.from_preset("nano", num_heads=heads["num_heads"])).eval()
+    assert plain.config.num_kv_heads == heads["num_heads"]
+    width, head_width = grouped.config.d_model, grouped.config.d_model // heads["num_heads"]
+    times = heads["num_heads"] // heads["num_kv_heads"]
+    weights = grouped.state_dict()
+    for name, weight in weights.items():
+        if name.endswith("cross_attention.kv.weight"):
+            weights[name] = torch.cat([repeated(part, head_width, times) for part in weight.chunk(2)])
+        elif name.endswith("self_attention.qkv.weight"):
+            keys_values = [repeated(part, head_width, times) for part in weight[width:].chunk(2)]
+            weights[name] = torch.cat([weight[:width], *keys_values])
+    plain.load_state_dict(weights)
+    ids, lengths = batch(LENGTHS)
+    for head in ("generative", "pointer"):
+        torch.testing.assert_close(HEADS[head](grouped, ids, lengths), HEADS[head](plain, ids, lengths))
+    for kind in KINDS:
+        assert grouped.greedy(kind, ids, lengths, 6) == plain.greedy(kind, ids, lengths, 6)
+    cache = grouped.generative.prefill(grouped.encode(ids, lengths), None, 6)
+    assert cache.layers[0].cross_keys.shape[1] == heads["num_kv_heads"]

@@ -11,7 +11,8 @@ from torch import nn
 from model.configuration import HybridConfig
 from model.network import HybridModel
 from training.config import OptimizerSection
-from training.optimizer import Optimizers, split_parameters, stacked_matrices
+from training.optimizer import Optimizers, split_parameters
+from training.stacks import split_stack, stacked_matrices
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,15 @@ def test_queries_keys_values_and_gates_are_matrices_of_their_own(network: Hybrid
     assert found["hybrid.units.1.recurrence.weight_hh_l0_reverse"] == 3
     assert found["extractive.recurrence.weight_ih_l0"] == 4
     assert not [name for name in found if "bias" in name or "feed_forward" in name or "out" in name]
+
+
+def test_queries_of_grouped_heads_are_a_larger_matrix_than_their_keys(network: HybridModel) -> None:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    config = network.config
+    for parameter, stack in stacked_matrices(network).items():
+        if names[id(parameter)] == "generative.layers.0.self_attention.qkv.weight":
+            kv_width = config.d_model // config.num_heads * config.num_kv_heads
+            assert [len(each) for each in split_stack(parameter, stack)] == [config.d_model, kv_width, kv_width]
 
 
 def test_what_needs_no_gradient_is_left_out() -> None:

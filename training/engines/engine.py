@@ -53,7 +53,7 @@ class Engine(ABC):
         weights = recipe.objectives.weights
         self.weights = torch.tensor([weights[name] for name in NAMES], device=mesh.device)
         self.parameters = {name: each for name, each in stage.network.named_parameters() if each.requires_grad}
-        self.all_cuts: dict[str, Cut] = whole_cuts(stage) if mesh.tensor.size > 1 else {}
+        self.all_cuts: dict[str, Cut] = whole_cuts(stage, mesh.tensor.size) if mesh.tensor.size > 1 else {}
         self.cuts = {name: cut for name, cut in self.all_cuts.items() if name in self.parameters}
         divided = {id(each) for each in divided_parameters(stage)}
         self.counted = {
@@ -181,7 +181,7 @@ def one_by_one(engine: Engine, batch: StepBatch) -> Tensor:
     return losses
 
 
-def whole_cuts(stage: Stage) -> dict[str, Cut]:
-    """How the whole network's parameters are divided, by name."""
+def whole_cuts(stage: Stage, size: int) -> dict[str, Cut]:
+    """How `size` processes divide the whole network's parameters, by name."""
     with torch.device("meta"):
-        return cuts_of(HybridModel(stage.network.config))
+        return cuts_of(HybridModel(stage.network.config), size)

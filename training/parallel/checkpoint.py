@@ -63,8 +63,8 @@ class CheckpointManifest:
     """That wrote it, in words."""
     tensor_size: int
     """Parts of a divided parameter."""
-    cuts: dict[str, list[int]]
-    """Dimension and blocks of every divided parameter."""
+    cuts: dict[str, list[Any]]
+    """Dimension and blocks of every divided parameter, the blocks as a number or a list of relative sizes."""
     shards: list[Shard]
     tokenizer: str = ""
     """SHA-256 of the tokenizer.json whose tokens the network learns; empty in checkpoints of before it was written."""
@@ -226,7 +226,10 @@ class Checkpoint:
 
     def _cut(self, name: str) -> Cut | None:
         found = self.manifest.cuts.get(name)
-        return Cut(*found) if found and self.manifest.tensor_size > 1 else None
+        if not found or self.manifest.tensor_size == 1:
+            return None
+        dimension, blocks = found
+        return Cut(dimension, tuple(blocks) if isinstance(blocks, list) else blocks)
 
     def _read(self, path: Path, name: str, entry: str) -> Tensor:
         if path not in self._open:

@@ -7,13 +7,15 @@ by columns, so a pair needs one sum over the ring in the forward pass and one in
         (backward: summed)                   (backward: copied)
 
 Divided: the attention of all layers and units (by heads), the feed-forward networks, and the embedding, which is the
-output layer too (by tokens; its cross-entropy never gathers the logits). Repeated on every process: norms, positions,
-recurrences, the router, the heads' small layers, the pointer's copy attention. Their gradients are equal on all, for
-what they read is.
+output layer too (by tokens; its cross-entropy never gathers the logits). Key and value heads that the processes cannot
+share evenly, as three among two, are not divided: every process holds the whole matrix, computes with the rows that its
+own heads read, and the gradients are summed. Repeated on every process: norms, positions, recurrences, the router, the
+heads' small layers, the pointer's copy attention. Their gradients are equal on all, for what they read is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,37 +30,46 @@ from model.cross_entropy import IGNORE
 from model.layers import FeedForward
 from model.network import HybridModel
 from training.parallel.mesh import Ring
+from training.stacks import split_stack, stack_of
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How a parameter is divided: along `dimension`, in each of `blocks` equal parts (query, key and value) apart."""
+    """How a parameter is divided: along `dimension`, in each of its blocks (query, key and value) apart."""
 
     dimension: int
-    blocks: int = 1
+    blocks: int | tuple[int, ...] = 1
+    """How many of equal size, or their relative sizes."""
 
     def part(self, whole: Tensor, rank: int, size: int) -> Tensor:
         """What process `rank` of `size` holds: a copy, for a view would keep the whole in memory."""
-        parts = whole.unflatten(self.dimension, (self.blocks, size, -1)).select(self.dimension + 1, rank)
-        return parts.flatten(self.dimension, self.dimension + 1).clone(memory_format=torch.contiguous_format)
+        parts = [block.chunk(size, self.dimension)[rank] for block in self._split(whole)]
+        return torch.cat(parts, self.dimension).clone(memory_format=torch.contiguous_format)
 
     def whole(self, parts: list[Tensor]) -> Tensor:
         """The parameter, from the parts of all processes in order."""
-        blocks = [part.unflatten(self.dimension, (self.blocks, -1)) for part in parts]
-        return torch.cat(blocks, self.dimension + 1).flatten(self.dimension, self.dimension + 1)
+        blocks = zip(*(self._split(part) for part in parts), strict=True)
+        return torch.cat([torch.cat(block, self.dimension) for block in blocks], self.dimension)
+
+    def _split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return split_stack(tensor, self.blocks, self.dimension)
 
 
 ROWS, COLUMNS = Cut(0), Cut(1)
 
 
-def cuts_of(network: HybridModel) -> dict[str, Cut]:
-    """How every divided parameter of a network is divided, by name; the rest is repeated."""
+def cuts_of(network: HybridModel, size: int = 1) -> dict[str, Cut]:
+    """How every parameter that `size` processes divide is divided, by name; the rest is repeated."""
     cuts = {"embedding.weight": ROWS}
     for name, module in network.named_modules():
         if isinstance(module, SelfAttention):
-            cuts |= {f"{name}.qkv.weight": Cut(0, 3), f"{name}.out.weight": COLUMNS}
+            cuts |= {f"{name}.out.weight": COLUMNS}
+            if module.kv_heads % size == 0:
+                cuts |= {f"{name}.qkv.weight": Cut(0, stack_of(module))}
         elif isinstance(module, CrossAttention):
-            cuts |= {f"{name}.q.weight": ROWS, f"{name}.kv.weight": Cut(0, 2), f"{name}.out.weight": COLUMNS}
+            cuts |= {f"{name}.q.weight": ROWS, f"{name}.out.weight": COLUMNS}
+            if module.kv_heads % size == 0:
+                cuts |= {f"{name}.kv.weight": Cut(0, 2)}
         elif isinstance(module, FeedForward):
             cuts |= {f"{name}.up.weight": ROWS, f"{name}.up.bias": ROWS, f"{name}.down.weight": COLUMNS}
     return cuts
@@ -68,12 +79,16 @@ def apply_tensor_parallel(network: HybridModel, ring: Ring) -> None:
     """Keep this process' part of a whole network, and make its modules work together with the other parts."""
     if ring.size == 1:
         return
-    cuts = cuts_of(network)
+    cuts = cuts_of(network, ring.size)
     for module in list(network.modules()):
         if isinstance(module, (SelfAttention, CrossAttention)):
-            module.heads //= ring.size
             into = ("qkv",) if isinstance(module, SelfAttention) else ("q", "kv")
             _replace(module, into, "out", ring)
+            if module.kv_heads % ring.size:
+                setattr(module, into[-1], RowsOfWhole(module, into[-1], ring))
+            group = module.heads // module.kv_heads
+            module.heads //= ring.size
+            module.kv_heads = module.heads // math.gcd(module.heads, group)
         elif isinstance(module, FeedForward):
             _replace(module, ("up",), "down", ring)
     for name, parameter in network.named_parameters():
@@ -106,6 +121,34 @@ class FirstOfPair(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[…,D] → this process' outputs."""
         return functional.linear(_Copied.apply(hidden, self.ring), self.weight, self.bias)
+
+
+class RowsOfWhole(nn.Module):
+    """The last Linear `into` an attention, held whole on every process and computed by the rows that its heads read.
+
+    The heads of a process read key and value heads in equal runs, as long as its heads and the groups of the whole
+    allow; a key and value head that more runs read is computed for each.
+    """
+
+    def __init__(self, attention: SelfAttention | CrossAttention, into: str, ring: Ring) -> None:
+        super().__init__()
+        self.ring = ring
+        self.weight = attention.get_submodule(into).weight
+        heads, kv_heads = attention.heads, attention.kv_heads
+        own, group = heads // ring.size, heads // kv_heads
+        first = ring.rank * own
+        read = [head // group for head in range(first, first + own, math.gcd(own, group))]
+        queries = heads if isinstance(attention, SelfAttention) else 0
+        rows = [*range(first, first + own)] if queries else []
+        rows += [queries + head for head in read] + [queries + kv_heads + head for head in read]
+        self._heads, self._rows = queries + 2 * kv_heads, rows
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[…,D] → this process' outputs."""
+        weight_AED = _Copied.apply(self.weight, self.ring).unflatten(0, (self._heads, -1))
+        rows_A = torch.tensor(self._rows, device=hidden.device)
+        weight = weight_AED.index_select(0, rows_A).flatten(0, 1)
+        return functional.linear(_Copied.apply(hidden, self.ring), weight)
 
 
 class SecondOfPair(nn.Module):

@@ -171,10 +171,13 @@ def _recurrence(config: Network, rows: float, size: int, gates: int) -> Activati
 
 def _decoder_layer(config: Network, targets: float, sources: float) -> Activations:
     """x and norm(x) before each of three sublayers; what both attentions and the feed-forward network keep."""
-    d = config.d_model
-    own = 4 * d + 2 * d + 2 * config.decoder_ffn
+    d, kv = config.d_model, config.kv_width
+    # Own queries, keys, values and their mixture; the queries to the memory and their mixture; the network's two.
+    own = 2 * d + 2 * kv + 2 * d + 2 * config.decoder_ffn
+    # Queries to the memory are laid out by groups: a copy, where heads share keys.
+    own += d if kv < d else 0
     return Activations(
-        values=Amount(targets * own + sources * 2 * d, targets * 3 * d),
+        values=Amount(targets * own + sources * 2 * kv, targets * 3 * d),
         floats=Amount(targets * 2 * config.num_heads, targets * (3 * d + 6)),
         masks=targets * 3 * d,
         input_values=targets * d,

@@ -9,7 +9,8 @@ amount has two halves.
 
 FLOPs are those of matrix products, two for each multiply-add, in the forward pass; elementwise work is not counted.
 Causal attention counts the half of the score matrix that is read. A recurrence counts the halo of its blocks, for that
-is the network's definition.
+is the network's definition. Key and value heads count as divided among tensor ranks also where those cannot share them
+evenly, and training/parallel/tensor.py repeats the matrix they come from.
 """
 
 from __future__ import annotations
@@ -203,13 +204,13 @@ def _decoder(
     closing_flops: Amount = NOTHING,
 ) -> list[Block]:
     """Embedding, layers and head of a decoder; `closing` is what its head has beside the tied output layer."""
-    d, inner, tokens = config.d_model, config.decoder_ffn, rows * size
-    own = _product(tokens, d, 4 * d) + _mixing(rows, size, (size + 1) / 2, d)
-    cross = _product(tokens, d, 2 * d) + _product(rows * work.source_tokens, d, 2 * d)
+    d, kv, inner, tokens = config.d_model, config.kv_width, config.decoder_ffn, rows * size
+    own = _product(tokens, d, 2 * d + 2 * kv) + _mixing(rows, size, (size + 1) / 2, d)
+    cross = _product(tokens, d, 2 * d) + _product(rows * work.source_tokens, d, 2 * kv)
     cross += _mixing(rows, size, work.source_tokens, d)
     layer = Block(
         kind=f"{name} layer",
-        parameters=Amount(8 * d * d + 2 * d * inner + inner, 6 * d + d),
+        parameters=Amount(4 * d * d + 4 * d * kv + 2 * d * inner + inner, 6 * d + d),
         flops=Amount(own + cross + _product(tokens, d, 2 * inner), 0),
     )
     entry = Block(

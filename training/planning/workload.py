@@ -13,6 +13,7 @@ class Network:
     vocab_size: int
     d_model: int
     num_heads: int
+    num_kv_heads: int
     encoder_layers: int
     encoder_ffn: int
     hybrid_units: int
@@ -29,6 +30,11 @@ class Network:
     def of(cls, config: Any) -> Network:
         """Of a HybridConfig; by its attributes, so that nothing here imports transformers."""
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+    @property
+    def kv_width(self) -> int:
+        """Of the keys, and of the values, of a decoder's attention."""
+        return self.d_model // self.num_heads * self.num_kv_heads
 
     @property
     def layers(self) -> int:

@@ -79,6 +79,22 @@ def test_every_preset_is_known_by_its_shapes(preset: str) -> None:
     assert config_of_shapes(weights, "model.pt").dimensions() == HybridConfig.from_preset(preset).dimensions()
 
 
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_bare_weights_of_before_grouped_heads_load(tmp_path: Path, name: str) -> None:
+    """With as many key and value heads as heads, by their shapes alone and as a preset."""
+    model = HybridModel(HybridConfig.from_preset("nano", num_kv_heads=4))
+    path = tmp_path / name
+    if path.suffix == ".pt":
+        torch.save(model.state_dict(), path)
+    else:
+        model.save_pretrained(tmp_path)
+        (tmp_path / "model.safetensors").rename(path)
+        (tmp_path / "config.json").unlink()
+    for preset in (None, "nano"):
+        loaded = load_checkpoint(path, preset)
+        assert loaded.config.dimensions() == model.config.dimensions()
+
+
 def test_bare_weights_of_no_preset_ask_for_a_configuration(tmp_path: Path) -> None:
     state = HybridModel(HybridConfig.from_preset("nano", encoder_layers=3)).state_dict()
     torch.save(state, tmp_path / "bare.pt")

@@ -27,7 +27,7 @@ INTERFACES = {
     "encoder": (["input_ids", "lengths"], ["memory", "task_probabilities"]),
     "extractive": (["memory", "lengths"], ["emissions"]),
     "generative_prefill": (["memory"], [f"cross_{part}_{index}" for index in range(2) for part in ("key", "value")]),
-    "pointer_prefill": (["memory"], ["cross_key_0", "cross_value_0", "copy_keys"]),
+    "pointer_prefill": (["memory"], ["cross_key_0", "cross_value_0", "copy_keys", "copy_keys_1"]),
 }
 
 

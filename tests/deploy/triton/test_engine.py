@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 
+from deploy.bundle.export import export_bundle
 from deploy.triton.engine import Engine
 from deploy.triton.limits import EngineSettings, RowLimits
 from deploy.triton.manifest import BundleError
 from deploy.triton.protocol import FinishReason, GenerationBatch, Source, Task
+from model.configuration import HybridConfig
+from model.network import HybridModel
 from tests.deploy.triton.engine_traffic import answer, finish, make_rows, submit
 
 DECODERS = {Task.GENERATION: "generative", Task.SUMMARY: "pointer"}
@@ -52,6 +56,26 @@ def plain_greedy(bundle: Path, name: str, source: np.ndarray, count: int) -> lis
             break
         tokens.append(fed)
     return tokens
+
+
+@pytest.fixture(scope="module")
+def ungrouped_bundle(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    """As bundles were before their configuration had `num_kv_heads`."""
+    torch.manual_seed(5)
+    folder = tmp_path_factory.mktemp("ungrouped") / "bundle"
+    export_bundle(HybridModel(HybridConfig.from_preset("nano", num_kv_heads=4)), tokenizer_folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["config"].pop("num_kv_heads") == 4
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@GENERATIVE_TASKS
+def test_a_bundle_of_before_grouped_heads_is_served(ungrouped_bundle: Path, task: Task) -> None:
+    engine = Engine(ungrouped_bundle, EngineSettings(slots=4, threads=1, verify=False))
+    rows = make_rows(3)
+    expected = {row.row_id: plain_greedy(ungrouped_bundle, DECODERS[task], row.source.ids, 12) for row in rows}
+    assert answer(engine, rows, task).tokens == expected
 
 
 @GENERATIVE_TASKS
