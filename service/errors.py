@@ -77,6 +77,13 @@ class MalformedRequest(InvalidInput):
     ends_connection = True
 
 
+class DeadlineUnreachable(InvalidInput):
+    """A request that takes longer, by itself, than it allows."""
+
+    status = 400
+    code = "deadline_unreachable"
+
+
 class ContextLengthExceeded(InvalidInput):
     """A text of more tokens than the model reads."""
 

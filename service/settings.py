@@ -136,7 +136,7 @@ class PredictiveSettings(_Part):
     """Refuse a request with 429 as soon as its deadline cannot be met."""
 
     ages: bool = True
-    """Let what is past due weigh more the longer it waits, so that nothing starves."""
+    """Leave every second batch to what is past due, in turn, so that nothing starves."""
 
     sheds: bool = True
     """Count only requests for a batch that it answers in time."""

@@ -67,6 +67,15 @@ class WindowLane(Lane[WindowTicket]):
         ticket.emissions.add_done_callback(lambda _: self._leave(ticket))
         return ticket.emissions
 
+    def least_s(self, windows: int, tokens: int) -> float:
+        """Seconds that so many windows of so many tokens take alone, by what is known; 0 where nothing is."""
+        rates = [
+            min(load.latency.predict_s(rows, tokens) / rows for rows in (1, 4, 16))
+            for load in self.batcher.loads
+            if load.place.usable
+        ]
+        return windows / sum(1 / rate for rate in rates) if rates and min(rates) > 0 else 0.0
+
     async def _run(self, batch: RunningBatch[WindowTicket], tickets: Sequence[WindowTicket]) -> None:
         input_ids = np.zeros((len(tickets), batch.longest), np.int64)
         for row, ticket in zip(input_ids, tickets, strict=True):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.triton.protocol import Source
+from service.errors import DeadlineUnreachable
 from service.tasks.deadlines import until
 from service.tasks.merging import MergedAnswers, Place
 from service.tasks.normalisation import Lines, normalise
@@ -32,6 +33,10 @@ SPANS_KEPT = 4 * TEXTS_READ
 
 WINDOWS_AHEAD = 8
 """Windows of one request queued or running at once: a question that comes later waits for these, not for a book."""
+
+
+TRUSTED = 2.0
+"""A context is refused for its length where it is predicted to take so many times as long as it may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +76,15 @@ class Questions:
         """The `top_k` best answers of at least `min_score`. `param` is what the question is called in the request.
 
         Raises ContextLengthExceeded for a question that leaves less than a quarter of a window to the context,
-        Overloaded, Unavailable, DeadlineExceeded or InferenceFailed.
+        DeadlineUnreachable for a context that takes longer than the request has, Overloaded, Unavailable,
+        DeadlineExceeded or InferenceFailed.
         """
         head = await self._head(question, time, param)
         async with self._tools.text_room.hold(len(context.encode()), time.deadline_s):
             async with until(time.deadline_s, self._tools.clock):
                 reading = await read_freely(context, Lines.NONE, self._tools.codec)
             windows = make_windows(len(reading.ids), self._window_tokens - len(head))
+            self._check_time(len(windows), len(head) + windows[0].end, time)
             reader, merged = self._reader(windows), MergedAnswers()
             sources = (np.concatenate([head, reading.ids[window.start : window.end]]) for window in windows)
             async with aclosing(self._scores(sources, time)) as scores:
@@ -85,6 +92,17 @@ class Questions:
                     add_window(merged, reader.read(index, emissions_S3[len(head) :]), reading)
             self._tools.metrics.prompt_tokens.inc(sum(len(head) + window.end - window.start for window in windows))
             return best_answers(merged, reading, top_k, min_score)
+
+    def _check_time(self, windows: int, tokens: int, time: RequestTime) -> None:
+        """Refuse a context whose windows alone take longer than is left. Raises DeadlineUnreachable."""
+        left_s = time.deadline_s - self._tools.clock.now_s()
+        needed_s = self._tools.windows.least_s(windows, tokens)
+        if needed_s > TRUSTED * left_s:
+            raise DeadlineUnreachable(
+                f"the context has {windows} windows, which take about {needed_s:.1f} s, and {max(0.0, left_s):.1f} s "
+                "are left until the deadline: allow more in X-Request-Timeout-Ms, or shorten the context",
+                param="context",
+            )
 
     async def _head(self, question: str, time: RequestTime, param: str) -> np.ndarray:
         """What every window begins with."""

@@ -55,7 +55,11 @@ def test_every_endpoint_is_described_with_its_errors(document: dict[str, Any]) -
         if method == "post":
             assert operation["responses"].keys() >= {"200", "400", "413", "415", "429", "500", "503", "504"}
             assert ("422" in operation["responses"]) == (path not in OPENAI_PATHS)
-            assert {each["name"] for each in operation["parameters"]} == {"X-Request-Timeout-Ms", "X-Request-ID"}
+            assert {each["name"] for each in operation["parameters"]} == {
+                "X-Request-Timeout-Ms",
+                "X-Request-ID",
+                "X-Service-Tier",
+            }
 
 
 def test_every_reference_leads_somewhere_and_every_error_is_the_envelope(document: dict[str, Any]) -> None:

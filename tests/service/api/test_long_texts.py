@@ -45,7 +45,8 @@ def test_books_wait_for_their_turn_and_short_texts_do_not(narrow: RunningGateway
             held.append(narrow.metric("trident_text_bytes_in_flight"))
     assert len(BOOK) > SHORT_BYTES
     assert max(held) <= TEXT_BYTES
-    assert {each.result() for each in asked} <= {200, 504}
+    # 400 and 429 where its windows would take longer than was left when it had had its turn to be tokenised.
+    assert {each.result() for each in asked} <= {200, 400, 429, 504}
     narrow.wait_until(narrow.is_idle, "an idle gateway")
 
 

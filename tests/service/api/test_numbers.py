@@ -12,13 +12,17 @@ from tests.service.api.test_writing import TEXT, post
 HISTOGRAMS = (
     *("time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds"),
     *("request_queue_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds"),
-    *("batch_size", "batch_padding_ratio"),
+    *("batch_size", "batch_padding_ratio", "tier_request_latency_seconds"),
 )
-COUNTERS = ("requests", "requests_rejected", "prompt_tokens", "generation_tokens")
+COUNTERS = (
+    *("requests", "requests_rejected", "prompt_tokens", "generation_tokens"),
+    *("tier_requests", "tier_requests_rejected"),
+)
 GAUGES = (
     *("num_requests_running", "num_requests_waiting", "kv_cache_usage_ratio", "latency_model_error_ratio"),
     *("process_resident_memory_bytes", "gpu_memory_used_bytes"),
     *("requests_in_flight", "body_bytes_in_flight", "text_bytes_in_flight"),
+    *("forecast_arrival_rate", "forecast_error_ratio", "forecast_burst", "answer_length_within_ratio"),
 )
 
 
@@ -59,6 +63,7 @@ def test_tokens_and_times_are_counted(gateway: RunningGateway, client: httpx.Cli
     assert grown.pop("trident_prompt_tokens_total") == usage["prompt_tokens"]
     assert grown.pop("trident_generation_tokens_total") == usage["completion_tokens"] == 9
     assert grown.pop("trident_requests_rejected_total") == 0
+    assert grown.pop("trident_tier_requests_rejected_total") == 0
     assert set(grown.values()) == {1}
 
 

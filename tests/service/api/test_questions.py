@@ -53,6 +53,14 @@ def test_one_answer_is_the_default_and_weak_ones_can_be_left_out(client: httpx.C
     assert len(kept) < len(several)
 
 
+def test_a_context_that_cannot_be_read_in_its_time_is_refused_at_once(client: httpx.Client) -> None:
+    body = {"question": "When?", "context": CONTEXT * 9_000}
+    response = client.post("/v1/qa", json=body, headers={"X-Request-Timeout-Ms": "1500"})
+    error = check_error(response, 400, "deadline_unreachable", "context")
+    assert "windows, which take about" in error["message"]
+    assert "allow more in X-Request-Timeout-Ms, or shorten the context" in error["message"]
+
+
 def test_a_question_must_leave_room_for_its_context(client: httpx.Client) -> None:
     longest = 384 - 2 - 96
     assert post(client, "/v1/qa", question="!" * longest, context=CONTEXT)["answers"]
