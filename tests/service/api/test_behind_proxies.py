@@ -90,10 +90,11 @@ def test_answers_of_a_draining_gateway_end_their_connections(nano_bundle: Path, 
 
 
 def test_a_drain_is_over_within_its_time_whatever_goes_on(nano_bundle: Path, tmp_path: Path) -> None:
-    """Texts that take longer, one of them waiting, and uploads that never end."""
+    """Texts that take longer together, all but one of them waiting, and uploads that never end."""
     limits = {"server__grace_s": GRACE_S, "batching__running_slots": 1}
     with running_gateway(nano_bundle, tmp_path, **limits) as gateway:
-        readers = [Reader(gateway, {**ENDLESS, "stream": stream}) for stream in (True, False, False, False, False)]
+        text = {**ENDLESS, "max_new_tokens": 300, "min_new_tokens": 300}
+        readers = [Reader(gateway, {**text, "stream": stream}) for stream in (True, False, False, False, False)]
         for reader in readers:
             reader.start()
         gateway.wait_until(lambda: gateway.metric("trident_num_requests_waiting") == 4, "four waiting requests")
