@@ -7,6 +7,8 @@ Every window says on its own how likely each answer is, and how likely none. Tog
   and the authors' `run_squad.py`; the same in Hugging Face's `postprocess_qa_predictions`).
 - Equal texts are one answer. In one window their probabilities add up, for they exclude each other there; of several
   windows the one that says most counts.
+- The best answer is the one with the best odds against no answer in some window: windows that are all but sure differ
+  by their odds long after their probabilities are alike.
 - Scores and P(no answer) sum to 1 at most: where windows are sure of different answers, a lesser answer has what those
   before it leave.
 
@@ -24,6 +26,9 @@ KEPT = 80
 
 MOST_PLACES = 100
 """Of one answer."""
+
+LEAST = 1e-30
+"""P(no answer) that odds are divided by at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +59,9 @@ class _Found:
     """What is known of one text so far."""
 
     score: float = 0.0
+    odds: float = 0.0
+    """Against no answer, in the window that says most."""
+
     places: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def ranked(self) -> list[Place]:
@@ -79,21 +87,23 @@ class MergedAnswers:
             places[place] = places.get(place, 0.0) + probability
         for text, places in texts.items():
             found = self._found.setdefault(text, _Found())
-            found.score = max(found.score, sum(places.values()))
+            probability = sum(places.values())
+            found.score = max(found.score, probability)
+            found.odds = max(found.odds, probability / max(none_probability, LEAST))
             for place, probability in places.items():
                 found.places[place] = max(found.places.get(place, 0.0), probability)
         if len(self._found) > 8 * KEPT:
-            self._found = dict(sorted(self._found.items(), key=lambda item: -item[1].score)[:KEPT])
+            self._found = dict(sorted(self._found.items(), key=lambda item: -item[1].odds)[:KEPT])
 
     def best(self, count: int) -> list[Candidate]:
         """The best answers, best first; of equal ones that which stands earlier. All of their texts differ."""
         ordered = sorted(
-            ((found.score, found.ranked()) for found in self._found.values()),
-            key=lambda item: (-item[0], item[1][0].start, item[1][0].end),
+            ((found.odds, found.score, found.ranked()) for found in self._found.values()),
+            key=lambda item: (-item[0], -item[1], item[2][0].start, item[2][0].end),
         )
-        left, candidates = 1.0 - self.none_probability, []
-        for score, places in ordered[:count]:
-            score = min(score, max(0.0, left))
+        left, least, candidates = 1.0 - self.none_probability, 1.0, []
+        for _, score, places in ordered[:count]:
+            score = least = min(score, least, max(0.0, left))
             left -= score
             candidates.append(Candidate(score=score, places=places))
         return candidates
