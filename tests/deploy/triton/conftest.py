@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +24,16 @@ def engine(module_engine: Engine) -> Iterator[Engine]:
     stats = module_engine.stats
     assert (stats.slots_used, stats.waiting_rows) == (0, 0)
     assert not module_engine.step()
+
+
+@pytest.fixture
+def running_engine(nano_bundle: Path) -> Iterator[Engine]:
+    """An engine that steps in a thread of its own, and holds nothing when it has ended."""
+    engine = Engine(nano_bundle, EngineSettings(slots=8, threads=1, verify=False))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    yield engine
+    engine.close()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert (engine.failure, engine.stats.slots_used, engine.stats.waiting_rows) == (None, 0, 0)

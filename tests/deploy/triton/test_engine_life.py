@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,18 +20,6 @@ from tests.deploy.triton.engine_traffic import Collector, answer, broken, finish
 def small_engine(nano_bundle: Path) -> Engine:
     """An engine with four slots."""
     return Engine(nano_bundle, EngineSettings(slots=4, threads=1, verify=False))
-
-
-@pytest.fixture
-def running_engine(nano_bundle: Path) -> Iterator[Engine]:
-    """An engine that steps in a thread of its own."""
-    engine = Engine(nano_bundle, EngineSettings(slots=8, threads=1, verify=False))
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    yield engine
-    engine.close()
-    thread.join(timeout=60)
-    assert not thread.is_alive()
 
 
 def test_a_cancelled_row_frees_its_slot_within_one_step(engine: Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,34 +61,21 @@ class Stream(Collector):
 
 
 @pytest.fixture
-def running(nano_bundle: Path) -> Iterator[Engine]:
-    """An engine whose loop runs."""
-    engine = Engine(nano_bundle, EngineSettings(slots=8, threads=1, verify=False))
-    thread = threading.Thread(target=engine.run)
-    thread.start()
-    yield engine
-    engine.close()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
-    assert (engine.failure, engine.stats.slots_used, engine.stats.waiting_rows) == (None, 0, 0)
-
-
-@pytest.fixture
-def streaming(running: Engine) -> Stream:
+def streaming(running_engine: Engine) -> Stream:
     """The stream of row 100, which goes on for long."""
     stream = Stream()
     rows = make_rows(1, first=100, stream=True, max_new_tokens=500, min_new_tokens=500, temperature=1.0)
-    running.submit(batch_of(rows), stream)
+    running_engine.submit(batch_of(rows), stream)
     stream.wait_for_tokens(100, 2)
     return stream
 
 
 @pytest.fixture
-def held(running: Engine, streaming: Stream, monkeypatch: pytest.MonkeyPatch) -> HeldEncoder:
+def held(running_engine: Engine, streaming: Stream, monkeypatch: pytest.MonkeyPatch) -> HeldEncoder:
     """Everything that comes after the stream is held in the encoder."""
-    held = HeldEncoder(running)
-    monkeypatch.setattr(running._executor.encoder, "encode", held.encode)
-    monkeypatch.setattr(running._executor.encoder, "interrupt", held.interrupt)
+    held = HeldEncoder(running_engine)
+    monkeypatch.setattr(running_engine._executor.encoder, "encode", held.encode)
+    monkeypatch.setattr(running_engine._executor.encoder, "interrupt", held.interrupt)
     return held
 
 
@@ -97,16 +84,16 @@ def batch_of(rows: Sequence[Row]) -> GenerationBatch:
 
 
 def test_a_stream_goes_on_while_another_source_is_encoded(
-    running: Engine, streaming: Stream, held: HeldEncoder, module_engine: Engine
+    running_engine: Engine, streaming: Stream, held: HeldEncoder, module_engine: Engine
 ) -> None:
     rows = make_rows(3, max_new_tokens=30, min_new_tokens=30, temperature=1.0)
-    late = submit(running, rows)
+    late = submit(running_engine, rows)
     assert held.begun.wait(PATIENCE_S)
     streaming.wait_for_tokens(100, len(streaming.tokens[100]) + 20)
     assert not late.calls, "it cannot have been encoded"
     held.may_go_on.set()
     assert late.done.wait(PATIENCE_S)
-    running.cancel([100])
+    running_engine.cancel([100])
     streaming.wait_for_ends(100)
     assert late.tokens == answer(module_engine, rows).tokens, "equal seeds, and other tokens"
     alone = answer(module_engine, make_rows(1, first=100, max_new_tokens=500, min_new_tokens=500, temperature=1.0))
@@ -114,12 +101,12 @@ def test_a_stream_goes_on_while_another_source_is_encoded(
 
 
 def test_a_row_that_is_cancelled_while_it_is_encoded_ends_at_once_and_its_mates_go_on(
-    running: Engine, streaming: Stream, held: HeldEncoder, module_engine: Engine
+    running_engine: Engine, streaming: Stream, held: HeldEncoder, module_engine: Engine
 ) -> None:
     late, rows = Stream(), make_rows(3, max_new_tokens=5)
-    running.submit(batch_of(rows), late)
+    running_engine.submit(batch_of(rows), late)
     assert held.begun.wait(PATIENCE_S)
-    running.cancel([1])
+    running_engine.cancel([1])
     late.wait_for_ends(1)
     assert late.reasons == {1: FinishReason.CANCELLED}
     assert late.finals[1].timings is not None
@@ -128,41 +115,41 @@ def test_a_row_that_is_cancelled_while_it_is_encoded_ends_at_once_and_its_mates_
     late.wait_for_ends(0, 2)
     alone = answer(module_engine, rows).tokens
     assert {row_id: late.tokens[row_id] for row_id in (0, 2)} == {row_id: alone[row_id] for row_id in (0, 2)}
-    assert running.stats.slots_used == 1
-    running.cancel([100])
+    assert running_engine.stats.slots_used == 1
+    running_engine.cancel([100])
 
 
 def test_what_nobody_waits_for_any_more_is_not_encoded_to_its_end(
-    running: Engine, streaming: Stream, held: HeldEncoder
+    running_engine: Engine, streaming: Stream, held: HeldEncoder
 ) -> None:
     given_up = Stream()
-    running.submit(batch_of(make_rows(2)), given_up)
+    running_engine.submit(batch_of(make_rows(2)), given_up)
     assert held.begun.wait(PATIENCE_S)
-    running.cancel([0, 1])
+    running_engine.cancel([0, 1])
     given_up.wait_for_ends(0, 1)
-    next_ones = submit(running, make_rows(2, first=10, max_new_tokens=3))
+    next_ones = submit(running_engine, make_rows(2, first=10, max_new_tokens=3))
     assert next_ones.done.wait(PATIENCE_S)
     assert (held.times_interrupted, given_up.prefills) == (1, [])
     assert set(next_ones.reasons.values()) <= {FinishReason.LENGTH, FinishReason.STOP}
-    running.cancel([100])
+    running_engine.cancel([100])
 
 
 def test_a_source_that_cannot_be_encoded_ends_its_rows_and_no_others(
-    running: Engine, streaming: Stream, monkeypatch: pytest.MonkeyPatch
+    running_engine: Engine, streaming: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(running._executor.encoder, "encode", broken)
-        failing = submit(running, make_rows(2))
+        patch.setattr(running_engine._executor.encoder, "encode", broken)
+        failing = submit(running_engine, make_rows(2))
         assert failing.done.wait(PATIENCE_S)
     assert failing.reasons == dict.fromkeys((0, 1), FinishReason.ERROR)
     streaming.wait_for_tokens(100, len(streaming.tokens[100]) + 5)
-    running.cancel([100])
+    running_engine.cancel([100])
 
 
-def test_closing_ends_what_is_being_encoded(running: Engine, streaming: Stream, held: HeldEncoder) -> None:
-    late = submit(running, make_rows(2))
+def test_closing_ends_what_is_being_encoded(running_engine: Engine, streaming: Stream, held: HeldEncoder) -> None:
+    late = submit(running_engine, make_rows(2))
     assert held.begun.wait(PATIENCE_S)
-    running.close()
+    running_engine.close()
     assert late.done.wait(PATIENCE_S)
     assert late.reasons == dict.fromkeys((0, 1), FinishReason.CANCELLED)
     assert held.may_go_on.is_set(), "it was not interrupted"

@@ -53,7 +53,7 @@ def test_no_part_of_a_cluster_is_an_answer(cluster: str) -> None:
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "🇫" * 1_000_000, "a" + "\u0301" * 1_000_000, "光" * 1_000_000])
 def test_only_the_neighbourhood_is_looked_at(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for at in range(0, len(text), 20_000):
         widen(text, at, at + 1)
-    assert time.perf_counter() - begun < 2
+    assert time.thread_time() - begun < 2

@@ -171,9 +171,9 @@ def test_memory_is_bound_by_the_texts_bytes(kind: str) -> None:
 
 def test_long_runs_of_marks_take_no_quadratic_time() -> None:
     text = "a" + "\u0301\u0323" * 200_000
-    begun = time.perf_counter()
+    begun = time.thread_time()
     assert normalise(text).text == text
-    assert time.perf_counter() - begun < 5
+    assert time.thread_time() - begun < 5
 
 
 def is_mark(character: str) -> bool:
