@@ -136,7 +136,7 @@ def policies(
             "trace": trace.name,
             "requests": len(comparison.recorded.offsets_s),
             "costs": costs,
-            "coefficients": [comparison.costs.a, comparison.costs.b, comparison.costs.c, comparison.costs.d],
+            "coefficients": list(comparison.costs.coefficients),
             "arrivals": arrivals,
             "cap": cap,
             "decode": decode,

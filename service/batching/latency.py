@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,15 @@ class LatencyModel(Protocol):
         """How far recent predictions were off, as a share of what the batches took; 0 before the first."""
 
 
+Shape = TypeVar("Shape", float, np.ndarray)
+
+
+def batch_seconds(coefficients: Sequence[float], rows: Shape, tokens: Shape) -> Shape:
+    """`a + b·n + c·n·S + d·n·S²` for n rows of S tokens, numbers or arrays that broadcast; a, b, c, d in seconds."""
+    a, b, c, d = coefficients
+    return a + rows * (b + tokens * (c + d * tokens))
+
+
 class BatchTime:
     """`t(n, S) = a + b·n + c·n·S + d·n·S²` of n rows of S tokens: a call, a row, products, attention.
 
@@ -54,14 +63,11 @@ class BatchTime:
 
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds for a batch of `rows` whose sources have `tokens` each."""
-        a, b, c, d = self._fit.coefficients
-        return float(a + rows * (b + tokens * (c + d * tokens)))
+        return batch_seconds(self._fit.coefficients, rows, tokens)
 
     def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The same for arrays of shapes that broadcast: FP64."""
-        a, b, c, d = self._fit.coefficients
-        table: np.ndarray = a + rows * (b + tokens * (c + d * tokens))
-        return table
+        return batch_seconds(self._fit.coefficients, rows, tokens)
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch of that shape took that long."""

@@ -51,19 +51,19 @@ class WindowLane(Lane[WindowTicket]):
         source: Source,
         *,
         deadline_s: float,
-        part: int = 0,
+        bounded: bool = True,
         flow: Hashable | None = None,
         tier: Tier = Tier.DEFAULT,
     ) -> asyncio.Future[np.ndarray]:
-        """Queue a window, the part of a question with that number: FP32 [S,3] to come. Parts of one question share a
-        `flow`; the first is admitted or refused, and the rest follow it. Cancelling the future takes a waiting window
+        """Queue a window: FP32 [S,3] to come. Windows of one question share a `flow`; the first is `bounded`, which is
+        admitted or refused, and the rest follow it. Cancelling the future takes a waiting window
         out of the queue, and a batch whose windows were all cancelled is given up.
 
-        Raises Overloaded where the queue has no room for a first part, Unavailable where no place is left or after
+        Raises Overloaded where the queue has no room for a bounded one, Unavailable where no place is left or after
         `close`; the future may raise DeadlineExceeded, Unavailable or InferenceFailed.
         """
         ticket = WindowTicket(source, flow, deadline_s, tier)
-        self._submit(ticket, bounded=part == 0)
+        self._submit(ticket, bounded=bounded)
         ticket.emissions.add_done_callback(lambda _: self._leave(ticket))
         return ticket.emissions
 

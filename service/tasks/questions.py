@@ -141,7 +141,7 @@ class Questions:
                     done += 1
                 waiting.append(
                     self._tools.windows.submit(
-                        Source(source), deadline_s=time.deadline_s, part=index, flow=flow, tier=time.tier
+                        Source(source), deadline_s=time.deadline_s, bounded=index == 0, flow=flow, tier=time.tier
                     )
                 )
             while waiting:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from service.batching.pending import Pending
 from service.batching.policies.filling import Candidate, candidates
-from service.batching.policies.policy import Decision, View
-from service.errors import ServiceError
+from service.batching.policies.policy import Decision, Policy, View
 
 
 @dataclass(frozen=True, slots=True)
-class BatchFirst:
+class BatchFirst(Policy):
     """The fullest length bucket first."""
 
     ageing_s: float
     """A wait of so long counts as much as a full batch."""
-
-    def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
-        """Everybody: the queue's bound is all there is."""
-        return None
 
     def decide(self, view: View) -> Decision:
         """The candidate that is fullest, its wait counted; if it does not fit, nothing overtakes it."""

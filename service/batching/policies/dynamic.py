@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from service.batching.pending import Pending
 from service.batching.policies.filling import candidates
-from service.batching.policies.policy import Decision, View
-from service.errors import ServiceError
+from service.batching.policies.policy import Decision, Policy, View
 
 
 @dataclass(frozen=True, slots=True)
-class Dynamic:
+class Dynamic(Policy):
     """A bounded wait for company, as Triton's own dynamic batcher has it."""
 
     max_delay_s: float
-
-    def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
-        """Everybody: the queue's bound is all there is."""
-        return None
 
     def decide(self, view: View) -> Decision:
         """The first batch that is ripe."""

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from service.batching.pending import Pending
 from service.batching.policies.filling import candidates
-from service.batching.policies.policy import Decision, View
-from service.errors import ServiceError
+from service.batching.policies.policy import Decision, Policy, View
 
 
-class Immediate:
+class Immediate(Policy):
     """No waiting for company."""
-
-    def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
-        """Everybody: the queue's bound is all there is."""
-        return None
 
     def decide(self, view: View) -> Decision:
         """The oldest request and those that fit to it."""

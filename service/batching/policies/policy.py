@@ -88,7 +88,11 @@ class Policy(Protocol):
     """Asked at submission, and whenever requests come, leave, start or finish, and at the time it named."""
 
     def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
-        """Whether a request may wait at all: None, or what it is refused with. `view` is of the emptiest place."""
+        """Whether a request may wait at all: None, or what it is refused with. `view` is of the emptiest place.
+
+        Everybody may, unless a policy says otherwise: the queue's bound is all there is then.
+        """
+        return None
 
     def decide(self, view: View) -> Decision:
         """The next batch for a place, if one should go now."""

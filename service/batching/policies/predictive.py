@@ -65,39 +65,34 @@ class Predictive:
         if view.free_slots <= 0 and not view.idle:
             return Decision()
         prospect = _Prospect.of(view)
-        best: tuple[Choice, _Members] | None = None
-        late: list[Pending[Any]] = []
-        groups = []
-        for lines in view.queue.lines:
-            choice, members, late_s = self._best(lines, view, prospect, together=not self.groups)
-            groups.append((members, late_s))
-            if choice is None:
-                late += [line.requests[0] for line in lines]
-            elif best is None or choice.score > best[0].score:
-                best = choice, members
-        batch: tuple[Pending[Any], ...] = ()
-        seconds = 0.0
+        groups = [self._group(lines, view, prospect, together=not self.groups) for lines in view.queue.lines]
         turn = self._turn(view, prospect)
-        self._paid = turn is None
-        if turn is not None:
-            batch, seconds = self._with(turn, view, prospect)
-        elif best is not None:
-            batch, seconds = best[1].of(best[0]), best[0].seconds
-        elif view.idle and late:
-            batch = (min(late, key=lambda request: request.due_s),)
-        # Whoever is left has to wait for this batch, unless another place takes him.
-        behind_s = 0.0 if view.elsewhere else seconds / (1 + view.latency.error_ratio)
+        batch = self._paying(groups, view) if turn is None else self._with(turn, view, prospect)
+        # A turn that nothing came of, for want of slots, is not over.
+        self._paid = turn is None or not batch
+        behind_s = 0.0
+        if batch and not view.elsewhere:
+            # Whoever is left has to wait for this batch: for what it takes, not for what its line's longest would.
+            longest = max(request.tokens for request in batch)
+            behind_s = view.latency.predict_s(len(batch), longest) / (1 + view.latency.error_ratio)
         return Decision(batch=batch, refused=_refusals(batch, behind_s, groups) if self.refuses else ())
 
-    def _best(
-        self, lines: list[Line], view: View, prospect: _Prospect, *, together: bool
-    ) -> tuple[Choice | None, _Members, np.ndarray]:
-        """The best batch from some lines: from the first on, or from whichever it is best to begin with."""
-        group, members, late_s = self._group(lines, view, prospect, together=together)
-        if self.refuses:
-            group.slack_s[late_s > 0] = -np.inf
+    def _paying(self, groups: list[_Waiting], view: View) -> tuple[Pending[Any], ...]:
+        """The batch that pays best; without one, the request that is due first, if nothing runs."""
+        best: tuple[Choice, _Waiting] | None = None
+        for waiting in groups:
+            choice = self._best(waiting, view)
+            if choice is not None and (best is None or choice.score > best[0].score):
+                best = choice, waiting
+        if best is not None:
+            return best[1].of(best[0])
+        late = [line.requests[0] for waiting in groups for line in waiting.lines]
+        return (min(late, key=lambda request: request.due_s),) if view.idle and late else ()
+
+    def _best(self, waiting: _Waiting, view: View) -> Choice | None:
+        """The best batch of a group."""
         haste = HASTE if self.hurries else 1.0
-        return best_batch(group, view.latency.table_s, view.limits, view.free_slots, haste), members, late_s
+        return best_batch(waiting.group, view.latency.table_s, view.limits, view.free_slots, haste)
 
     def _turn(self, view: View, prospect: _Prospect) -> Pending[Any] | None:
         """Who is past due and may still be in time, of those the first in the queue's order; None where it is nobody's
@@ -109,39 +104,42 @@ class Predictive:
         past_due = (request for request in view.queue if request.due_s <= view.now_s)
         return next((request for request in past_due if prospect.late_s(request) <= 0), None)
 
-    def _with(self, turn: Pending[Any], view: View, prospect: _Prospect) -> tuple[tuple[Pending[Any], ...], float]:
-        """The best batch that one request is part of, and its seconds; none where it needs more slots than are free."""
+    def _with(self, turn: Pending[Any], view: View, prospect: _Prospect) -> tuple[Pending[Any], ...]:
+        """The best batch that one request is part of; none where it needs more slots than are free."""
         if turn.slots > view.free_slots and not view.idle:
-            return (), 0.0
+            return ()
         group = next(lines for lines in view.queue.lines if lines[0].requests[0].group == turn.group)
         longest = length_class(turn.tokens)
         lines = [line for line in group if length_class(line.requests[0].tokens) <= longest]
-        choice, members, _ = self._best(lines, view, prospect, together=True)
-        others = () if choice is None else members.of(choice)
+        company = self._group(lines, view, prospect, together=True)
+        choice = self._best(company, view)
+        others = () if choice is None else company.of(choice)
         batch, free = [turn], view.free_slots - turn.slots
         for other in others:
             if other is not turn and len(batch) < len(others) and other.slots <= free:
                 batch.append(other)
                 free -= other.slots
-        return tuple(batch), view.latency.predict_s(len(batch), max(request.tokens for request in batch))
+        return tuple(batch)
 
-    def _group(
-        self, lines: list[Line], view: View, prospect: _Prospect, *, together: bool
-    ) -> tuple[Group, _Members, np.ndarray]:
-        """Requests that may share a batch, and by how much each would be late at best: FP64 [R], negative in time."""
+    def _group(self, lines: list[Line], view: View, prospect: _Prospect, *, together: bool) -> _Waiting:
+        """The requests of some lines. `together`: batches begin with the first line, not with whichever is best."""
         columns = [line.columns for line in lines]
         _, deadlines_s, tokens, weights, slots = np.concatenate(columns, axis=1)
         firsts = [0, *accumulate(each.shape[1] for each in columns[:-1])]
+        late_s = prospect.soonest_s(tokens) - deadlines_s
+        slack_s = np.full_like(deadlines_s, np.inf)
+        if self.sheds:
+            slack_s = (deadlines_s - prospect.free_s) / prospect.caution
+        if self.refuses:
+            slack_s[late_s > 0] = -np.inf
         group = Group(
             tokens=tokens,
-            slack_s=(deadlines_s - prospect.free_s) / prospect.caution
-            if self.sheds
-            else np.full_like(deadlines_s, np.inf),
+            slack_s=slack_s,
             weights=weights,
             slots=slots,
             starts=np.zeros(1, int) if together else np.array(firsts),
         )
-        return group, _Members(lines, firsts), prospect.soonest_s(tokens) - deadlines_s
+        return _Waiting(lines, firsts, group, late_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,25 +173,30 @@ class _Prospect:
 
 
 def _refusals(
-    batch: tuple[Pending[Any], ...], behind_s: float, groups: list[tuple[_Members, np.ndarray]]
+    batch: tuple[Pending[Any], ...], behind_s: float, groups: list[_Waiting]
 ) -> tuple[tuple[Pending[Any], ServiceError], ...]:
-    """Who would be late at best behind a batch that goes now. `groups`: requests, and how late all are anyway."""
+    """Who would be late at best behind a batch that goes now."""
     refused = []
-    for members, late_s in groups:
-        for index in np.flatnonzero(late_s + behind_s > 0).tolist():
-            request = members[index]
+    for waiting in groups:
+        late_s = waiting.late_s + behind_s
+        for index in np.flatnonzero(late_s > 0).tolist():
+            request = waiting[index]
             if request not in batch:
-                refused.append((request, _hopeless(late_s[index] + behind_s)))
+                refused.append((request, _hopeless(late_s[index])))
     return tuple(refused)
 
 
 @dataclass(frozen=True, slots=True)
-class _Members:
-    """The requests of a group, by their indices in it."""
+class _Waiting:
+    """Requests that may share a batch, by their indices in the group."""
 
     lines: list[Line]
     firsts: list[int]
     """Where each line begins."""
+
+    group: Group
+    late_s: np.ndarray
+    """FP64 [R]: by how much each would be late at best if it went next; negative where it would not."""
 
     def __getitem__(self, index: int) -> Pending[Any]:
         number = bisect_right(self.firsts, index) - 1

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.batching.latency import batch_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
@@ -17,21 +19,25 @@ class Costs:
     d: float
     error_ratio: float = 0.0
 
+    @property
+    def coefficients(self) -> tuple[float, float, float, float]:
+        """a, b, c, d in seconds."""
+        return self.a, self.b, self.c, self.d
+
     def predict_s(self, rows: int, tokens: int) -> float:
         """Seconds of a batch."""
-        return self.a + rows * (self.b + tokens * (self.c + self.d * tokens))
+        return batch_seconds(self.coefficients, rows, tokens)
 
     def table_s(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The same for arrays of shapes that broadcast: FP64."""
-        table: np.ndarray = self.a + rows * (self.b + tokens * (self.c + self.d * tokens))
-        return table
+        return batch_seconds(self.coefficients, rows, tokens)
 
     def observe(self, rows: int, tokens: int, seconds: float) -> None:
         """There is nothing to learn."""
 
     def times(self, factor: float) -> Costs:
         """The same machine, so many times as slow."""
-        return Costs(self.a * factor, self.b * factor, self.c * factor, self.d * factor)
+        return Costs(*(each * factor for each in self.coefficients))
 
 
 NAMED = {"cpu": Costs(8e-3, 0.0, 0.18e-3, 8e-8), "gpu": Costs(6e-3, 0.0, 1.2e-6, 1e-9)}

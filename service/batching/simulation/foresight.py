@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from service.batching.lines import length_class
-from service.batching.pending import Pending
-from service.batching.policies import Decision, View
+from service.batching.policies import Decision, Policy, View
 from service.batching.policies.grouping import Choice, Group, best_batch
 from service.batching.simulation.requests import Requests
-from service.errors import ServiceError
 
 TRIED = 8
 """Batches that a decision tries, those with the most requests in time a second."""
@@ -29,7 +26,7 @@ KNOWN = 64
 
 
 @dataclass(slots=True)
-class Foresight:
+class Foresight(Policy):
     """Knows every arrival, length and deadline of one run."""
 
     requests: Requests
@@ -37,10 +34,6 @@ class Foresight:
 
     def __post_init__(self) -> None:
         self._classes = np.array([length_class(int(tokens)) for tokens in self.requests.tokens])
-
-    def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
-        """Everybody."""
-        return None
 
     def decide(self, view: View) -> Decision:
         """The batch that leaves the most requests in time."""

@@ -375,3 +375,18 @@ def test_settings_name_a_policy(name: str, policy: Policy) -> None:
 
 def vars_of(policy: Policy) -> dict[str, object]:
     return asdict(policy) if is_dataclass(policy) else {}
+
+
+def test_a_turn_that_needs_more_slots_than_are_free_is_not_overtaken() -> None:
+    """Four beams that are past due, among single rows that come whenever one ends."""
+    desk = Desk(Predictive(), slots=4)
+    running = [desk.submit(f"row {number}") for number in range(4)]
+    desk.clock.turn()
+    desk.submit("beams", tokens=200, slots=4)
+    desk.clock.turn(10)
+    for number in range(4, 8):
+        desk.submit(f"row {number}")
+        desk.batcher.settle(running[number - 4])
+        desk.clock.turn()
+    assert "beams" in [name for batch in desk.batches for name in batch]
+    assert not {"row 5", "row 6", "row 7"} & {name for batch in desk.batches for name in batch}

@@ -29,9 +29,9 @@ class Scene:
         fleet = Fleet([self.place])
         self.lane = WindowLane(fleet, batcher_maker(self.clock, fleet, slots=SLOTS))
 
-    def submit(self, *ids: int, after_s: float = 1e6, part: int = 0) -> asyncio.Future[np.ndarray]:
+    def submit(self, *ids: int, after_s: float = 1e6, bounded: bool = True) -> asyncio.Future[np.ndarray]:
         deadline_s = self.clock.now_s() + after_s
-        return self.lane.submit(Source(np.array(ids or (6, 50, 4, 60))), deadline_s=deadline_s, part=part)
+        return self.lane.submit(Source(np.array(ids or (6, 50, 4, 60))), deadline_s=deadline_s, bounded=bounded)
 
     async def take_off(self) -> tuple[dict[str, np.ndarray], asyncio.Future]:
         """The next batch at the model: its inputs, and the outputs to come."""
@@ -205,7 +205,7 @@ async def test_the_first_window_is_admitted_and_the_rest_follows(scene: Scene) -
     scene.submit(*range(16, 9000))
     with pytest.raises(Overloaded):
         scene.submit(*range(16, 2000))
-    rest = scene.submit(*range(16, 2000), part=1)
+    rest = scene.submit(*range(16, 2000), bounded=False)
     assert len(scene.lane.batcher.queue) == 2
     rest.cancel()
     await until(lambda: len(scene.lane.batcher.queue) == 1, "leaving the queue")

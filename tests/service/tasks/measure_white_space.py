@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.triton.protocol import Source
+from service.batching.tiers import Tier
 from service.gateway import build_gateway
 from service.settings import Settings
 from service.tasks.normalisation import normalise
@@ -39,11 +40,17 @@ class Remembering:
         self._lane = tools.windows
         self._known: dict[bytes, asyncio.Future[np.ndarray]] = {}
 
-    def submit(self, source: Source, *, deadline_s: float, part: int, flow: Hashable) -> asyncio.Future[np.ndarray]:
+    def least_s(self, windows: int, tokens: int) -> float:
+        """As the lane has it."""
+        return self._lane.least_s(windows, tokens)
+
+    def submit(
+        self, source: Source, *, deadline_s: float, bounded: bool, flow: Hashable, tier: Tier
+    ) -> asyncio.Future[np.ndarray]:
         """A window's scores."""
         key = source.ids.tobytes()
         if key not in self._known:
-            self._known[key] = self._lane.submit(source, deadline_s=deadline_s, part=part, flow=flow)
+            self._known[key] = self._lane.submit(source, deadline_s=deadline_s, bounded=bounded, flow=flow, tier=tier)
         return self._known[key]
 
 
