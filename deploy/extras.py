@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 BROUGHT_BY = {
+    "aiohttp": ("bench",),
     "datatrove": ("training",),
     "deepspeed": ("training",),
     "detect_secrets": ("training",),
