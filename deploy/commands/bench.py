@@ -94,6 +94,10 @@ def policies(
         bool, typer.Option("--decode", help="Count the generated tokens as well: a pass of source and answer.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of arrivals that are not the trace's.")] = 0,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="A running service, POLICY=URL or URL (predictive), to replay to; repeat for several."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write figures and settings into this JSON file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -105,14 +109,26 @@ def policies(
     in time, of all. goodput: requests answered in time a second, as a share of what load 1 is. by length: attained of
     up to 64, 128, 256 and more tokens. `waiting` is predictive that waits for company where a forecast says that it
     pays; `oracle` knows all arrivals and searches, which is slow, and no bound.
+
+    With --url the requests are questions to running services, one after another at each load; the same requests are
+    simulated beside each with what batches cost here, and points tells how far apart both are in attained. Load 1 is
+    then raw ONNX Runtime here, and what a request takes alone is measured on the service.
     """
     from rich.progress import Progress
 
     from deploy.benchmark.arrivals import read_trace
     from deploy.bundle.replacement import write_text
     from deploy.commands import policies as simulated
+    from deploy.commands.live_policies import live_comparison, run_live
     from deploy.commands.output import usage_errors
 
+    if url:
+        with usage_errors():
+            if decode or knows_costs or without:
+                raise ValueError("--decode, --knows-costs and --without are for simulations: leave them out with --url")
+            live = live_comparison(trace, url, loads=loads, arrivals=arrivals, cap=cap, requests=requests, seed=seed)
+        run_live(live, output=output, as_json=as_json)
+        return
     with usage_errors():
         comparison = simulated.Comparison(
             recorded=simulated.capped(read_trace(trace, lengths=True, first=requests), cap, decode=decode),
