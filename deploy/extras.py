@@ -19,6 +19,7 @@ BROUGHT_BY = {
     "httpx": ("serve", "training"),
     "huggingface_hub": ("export", "training"),
     "loguru": ("training",),
+    "matplotlib": ("bench",),
     "onnx": ("export", "training"),
     "onnxruntime": ("serve", "export", "training"),
     "orjson": ("serve",),

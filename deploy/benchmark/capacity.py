@@ -39,8 +39,6 @@ class RawModel:
         """Each request's share of the seconds of the batch that it is in: FP64 [R]; their sum is one run of all."""
         order = np.argsort(tokens, kind="stable")
         shares_s = np.empty(len(tokens))
-        # Memory that later runs find is taken by a first one.
-        self.batch_s(tokens[order[-rows:]])
         for first in range(0, len(order), rows):
             batch = order[first : first + rows]
             shares_s[batch] = self.batch_s(tokens[batch]) / len(batch)

@@ -171,7 +171,7 @@ def policies(
 @app.command("report")
 def make_report(
     results: Annotated[
-        list[Path], typer.Argument(help="Raw results of `bench load`, of `bench policies`, or of `bench train`.")
+        list[Path], typer.Argument(help="Raw results of `bench load`, `bench policies` or `bench train`.")
     ],
     document: Annotated[
         Path | None, typer.Option(help="Markdown file to write the table into, between its markers.")
@@ -179,8 +179,11 @@ def make_report(
     section: Annotated[
         str, typer.Option(help="NAME of the document's <!-- begin NAME --> … <!-- end NAME -->.")
     ] = "load",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw results of `bench policies` or `bench peers` into this SVG instead.")
+    ] = None,
 ) -> None:
-    """Print the table of some results, or write it into a document."""
+    """Print the table of some results, write it into a document, or plot them."""
     from deploy.benchmark import report
     from deploy.bundle.replacement import write_text
     from deploy.commands.output import read_object
@@ -188,6 +191,12 @@ def make_report(
     if document is not None and not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
     loaded = [read_object(path) for path in results]
+    if plot is not None:
+        from deploy.benchmark import plots
+
+        plots.plot(loaded, plot)
+        typer.echo(f"{plot}: {len(loaded)} results")
+        return
     of_policies = [result.get("what") == "policies" for result in loaded]
     if any(of_policies) and not all(of_policies):
         raise ValueError("results of `bench policies` and others do not fit one table: name one kind")
