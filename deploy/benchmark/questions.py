@@ -56,7 +56,7 @@ class SizedQuestions:
 
 
 def sized_questions(bundle: Path) -> SizedQuestions:
-    """Questions for a bundle. Raises BundleError where it is damaged."""
+    """Questions for a bundle. Raises BundleError where it is damaged, ValueError where no word is one token."""
     manifest = load_manifest(bundle, verify=False)
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
 
@@ -64,8 +64,11 @@ def sized_questions(bundle: Path) -> SizedQuestions:
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
     words = [word for paragraph in PARAGRAPHS for word in paragraph.split()]
+    single = tuple(word for word in words if size(word) == size(f" {word}") == 1)
+    if not single:
+        raise ValueError(f"{bundle} has no word of the built-in paragraphs as one token: its vocabulary is too small")
     return SizedQuestions(
-        words=tuple(word for word in words if size(word) == size(f" {word}") == 1),
+        words=single,
         shortest=SPECIAL_TOKENS + size(QUESTION) + 1,
         longest=manifest.limits.qa_window_tokens,
     )
