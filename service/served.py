@@ -217,9 +217,13 @@ def _window_lane(settings: Settings, fleet: Fleet, clock: Clock, metrics: Metric
             place=place, capacity=lambda _: knobs.running_windows, latency=BatchTime(), ahead=WINDOWS_AHEAD
         )
 
+    return WindowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, window_limits(knobs, manifest), load))
+
+
+def window_limits(knobs: BatchingSettings, manifest: Manifest) -> BatchLimits:
+    """The largest batch of question answering windows."""
     tokens = min(knobs.batch_tokens, knobs.window_tokens)
-    limits = _limits(knobs, min(knobs.batch_rows, manifest.limits.max_batch_size), tokens)
-    return WindowLane(fleet, partial(_batcher, settings, fleet, clock, metrics, limits, load))
+    return _limits(knobs, min(knobs.batch_rows, manifest.limits.max_batch_size), tokens)
 
 
 def _batcher(

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from deploy.triton.manifest import load_manifest
-from deploy.triton.sessions import open_session
+from deploy.benchmark.capacity import RawModel
 
 SHAPES = ((1, 32), (1, 128), (1, 512), (4, 64), (4, 256), (8, 128), (8, 384), (16, 256))
+WINDOW_SHAPES = (
+    *((1, 16), (1, 64), (1, 128), (1, 256), (1, 384), (2, 128)),
+    *((2, 384), (4, 64), (4, 256), (8, 32), (8, 128)),
+)
+"""Of batches that the gateway makes of questions."""
+
 REPEATS = 3
 
 
-def time_shapes(bundle: Path) -> Iterator[tuple[int, int, float]]:
-    """Rows, tokens, and the median of seconds, of the graph that answers questions, after a run that is not counted.
-
-    Raises BundleError where the bundle is damaged.
-    """
-    manifest = load_manifest(bundle, verify=False)
-    session = open_session(bundle / manifest.graph_file("qa"), threads=0, keeps_memory=True)
-    generator = np.random.default_rng(0)
-    for rows, tokens in SHAPES:
-        feed = {
-            "input_ids": generator.integers(100, 1000, (rows, tokens)),
-            "lengths": np.full((rows, 1), tokens, np.int32),
-        }
-        seconds = []
-        for _ in range(REPEATS + 1):
-            began_s = time.perf_counter()
-            session.run(None, feed)
-            seconds.append(time.perf_counter() - began_s)
+def time_shapes(model: RawModel, shapes: Sequence[tuple[int, int]] = SHAPES) -> Iterator[tuple[int, int, float]]:
+    """Rows, tokens, and the median of seconds, after a run that is not counted."""
+    for rows, tokens in shapes:
+        seconds = [model.batch_s(np.full(rows, tokens)) for _ in range(REPEATS + 1)]
         yield rows, tokens, statistics.median(seconds[1:])

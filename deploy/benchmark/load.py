@@ -165,9 +165,16 @@ def record(name: str, settings: dict[str, Any], samples: list[Sample]) -> dict[s
     return {
         "name": name,
         "settings": settings,
+        **surroundings(),
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Machine and versions, for raw results."""
+    return {
         "machine": {"platform": platform.platform(), "processor": processor(), "python": platform.python_version()},
         "versions": {package: version(package) for package in ("trident", "onnxruntime", "fastapi", "tritonclient")},
-        "samples": [asdict(sample) for sample in samples],
     }
 
 

@@ -94,6 +94,10 @@ def policies(
         bool, typer.Option("--decode", help="Count the generated tokens as well: a pass of source and answer.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of arrivals that are not the trace's.")] = 0,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="A running service, POLICY=URL or URL (predictive), to replay to; repeat for several."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Also write figures and settings into this JSON file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -105,14 +109,26 @@ def policies(
     in time, of all. goodput: requests answered in time a second, as a share of what load 1 is. by length: attained of
     up to 64, 128, 256 and more tokens. `waiting` is predictive that waits for company where a forecast says that it
     pays; `oracle` knows all arrivals and searches, which is slow, and no bound.
+
+    With --url the requests are questions to running services, one after another at each load; the same requests are
+    simulated beside each with what batches cost here, and points tells how far apart both are in attained. Load 1 is
+    then raw ONNX Runtime here, and what a request takes alone is measured on the service.
     """
     from rich.progress import Progress
 
     from deploy.benchmark.arrivals import read_trace
     from deploy.bundle.replacement import write_text
     from deploy.commands import policies as simulated
+    from deploy.commands.live_policies import live_comparison, run_live
     from deploy.commands.output import usage_errors
 
+    if url:
+        with usage_errors():
+            if decode or knows_costs or without:
+                raise ValueError("--decode, --knows-costs and --without are for simulations: leave them out with --url")
+            live = live_comparison(trace, url, loads=loads, arrivals=arrivals, cap=cap, requests=requests, seed=seed)
+        run_live(live, output=output, as_json=as_json)
+        return
     with usage_errors():
         comparison = simulated.Comparison(
             recorded=simulated.capped(read_trace(trace, lengths=True, first=requests), cap, decode=decode),
@@ -155,7 +171,7 @@ def policies(
 @app.command("report")
 def make_report(
     results: Annotated[
-        list[Path], typer.Argument(help="Raw results of `bench load`, of `bench policies`, or of `bench train`.")
+        list[Path], typer.Argument(help="Raw results of `bench load`, `bench policies` or `bench train`.")
     ],
     document: Annotated[
         Path | None, typer.Option(help="Markdown file to write the table into, between its markers.")
@@ -163,8 +179,11 @@ def make_report(
     section: Annotated[
         str, typer.Option(help="NAME of the document's <!-- begin NAME --> … <!-- end NAME -->.")
     ] = "load",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw results of `bench policies` or `bench peers` into this SVG instead.")
+    ] = None,
 ) -> None:
-    """Print the table of some results, or write it into a document."""
+    """Print the table of some results, write it into a document, or plot them."""
     from deploy.benchmark import report
     from deploy.bundle.replacement import write_text
     from deploy.commands.output import read_object
@@ -172,6 +191,12 @@ def make_report(
     if document is not None and not document.is_file():
         raise ValueError(f"there is no document {document} to put the table into: name one with --document")
     loaded = [read_object(path) for path in results]
+    if plot is not None:
+        from deploy.benchmark import plots
+
+        plots.plot(loaded, plot)
+        typer.echo(f"{plot}: {len(loaded)} results")
+        return
     of_policies = [result.get("what") == "policies" for result in loaded]
     if any(of_policies) and not all(of_policies):
         raise ValueError("results of `bench policies` and others do not fit one table: name one kind")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from rich.table import Table
 
 from deploy.benchmark.arrivals import Recorded
+from deploy.benchmark.capacity import RawModel
 from deploy.benchmark.costs import time_shapes
 from service.batching.latency import BatchTime
-from service.batching.policies import Policy, Predictive, make_policy
+from service.batching.policies import BatchLimits, Policy, Predictive, make_policy
 from service.batching.simulation.costs import NAMED, Costs
 from service.batching.simulation.foresight import Foresight
-from service.batching.simulation.replay import Replay
+from service.batching.simulation.replay import NO_LIMIT, Replay
 from service.batching.simulation.requests import ARRIVALS, Requests, offsets_of, requests_at
 from service.batching.simulation.waiting import Waiting
 from service.settings import PRETRAINED, BatchingSettings
@@ -65,7 +66,11 @@ class Comparison:
     def _replay(self, name: str, requests: Requests, load: float) -> dict[str, object]:
         latency = self.costs if self.knows_costs or name == ORACLE else BatchTime()
         replay = Replay(
-            requests=requests, costs=self.costs, policy=self._policy(name, requests), latency=latency, rows=self.rows
+            requests=requests,
+            costs=self.costs,
+            policy=self._policy(name, requests),
+            latency=latency,
+            limits=BatchLimits(rows=self.rows, tokens=NO_LIMIT),
         )
         return replay.run().figures(requests, load)
 
@@ -107,15 +112,19 @@ def numbers(text: str) -> list[float]:
 def costs_of(name: str) -> Costs:
     """The cost model of that name; `measured` is of the shipped bundle on this machine. Raises ValueError."""
     if name == "measured":
-        model = BatchTime()
-        shapes = list(time_shapes(PRETRAINED))
-        # A fit remembers what it saw last: often enough, that is all of it.
-        for rows, tokens, seconds in shapes * 10:
-            model.observe(rows, tokens, seconds)
-        return Costs(*model.coefficients)
+        return fitted(time_shapes(RawModel(PRETRAINED)))
     if name not in NAMED:
         raise ValueError(f"there are no costs {name!r}: choose cpu, gpu or measured")
     return NAMED[name]
+
+
+def fitted(shapes: Iterable[tuple[int, int, float]]) -> Costs:
+    """Costs from rows, tokens and seconds of batches."""
+    model, seen = BatchTime(), list(shapes)
+    # A fit remembers what it saw last: often enough, that is all of it.
+    for rows, tokens, seconds in seen * 10:
+        model.observe(rows, tokens, seconds)
+    return Costs(*model.coefficients)
 
 
 def table(figures: Sequence[dict[str, object]]) -> Table:

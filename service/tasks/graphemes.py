@@ -19,7 +19,16 @@ REACH = 1_000
 
 def widen(text: str, start: int, end: int) -> tuple[int, int]:
     """The stretch of whole clusters that holds `text[start:end]`, which is not empty."""
-    return _cluster(text, start)[0], _cluster(text, end - 1)[1]
+    return (
+        start if _is_apart(text, start) else _cluster(text, start)[0],
+        end if _is_apart(text, end) else _cluster(text, end - 1)[1],
+    )
+
+
+def _is_apart(text: str, at: int) -> bool:
+    """Whether a cluster surely begins at a place: two characters of ASCII are never one, but for CR LF."""
+    pair = text[max(0, at - 1) : at + 1]
+    return pair.isascii() and pair != "\r\n"
 
 
 def _cluster(text: str, at: int) -> tuple[int, int]:

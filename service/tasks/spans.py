@@ -111,17 +111,21 @@ class SpanReader:
             return SpanDistribution(best=[], log_total=0.0)
         window = self.windows[index]
         scores_SL = span_scores(emissions_S3, self.crf, self.max_tokens)
-        scores_SL[~self._shown_best_in(index, scores_SL.shape)] = -np.inf
+        if len(self.windows) > 1:
+            scores_SL[~self._shown_best_in(index, scores_SL.shape)] = -np.inf
         flat = scores_SL.ravel()
         count = min(self.count, flat.size)
-        spans = []
-        for place in np.argpartition(flat, flat.size - count)[flat.size - count :].tolist():
-            if np.isfinite(flat[place]):
-                first, more = divmod(place, scores_SL.shape[1])
-                start = window.start + first
-                spans.append(Span(score=float(flat[place]), start=start, end=start + more + 1))
-        spans.sort(key=lambda span: (-span.score, span.start, span.end))
-        return SpanDistribution(best=spans, log_total=float(np.logaddexp(0.0, np.logaddexp.reduce(flat))))
+        places = np.argpartition(flat, flat.size - count)[flat.size - count :]
+        places = places[np.isfinite(flat[places])]
+        first, more = np.divmod(places, scores_SL.shape[1])
+        order = np.lexsort((more, first, -flat[places]))
+        starts = window.start + first[order]
+        ends = starts + more[order] + 1
+        spans = [
+            Span(score=score, start=start, end=end)
+            for score, start, end in zip(flat[places[order]].tolist(), starts.tolist(), ends.tolist(), strict=True)
+        ]
+        return SpanDistribution(best=spans, log_total=_log_total(flat))
 
     def _shown_best_in(self, index: int, shape: tuple[int, int]) -> np.ndarray:
         """Which spans of a window count there: bool [S,L]. Of equals the first window has them."""
@@ -130,8 +134,9 @@ class SpanReader:
         own = self._surroundings(index, start_S1, end_SL)
         counted = np.ones(shape, np.bool_)
         for other in range(max(0, index - 2), min(len(self.windows), index + 3)):
-            theirs = self._surroundings(other, start_S1, end_SL)
-            counted &= (own > theirs) | ((own == theirs) & (index <= other))
+            if other != index:
+                theirs = self._surroundings(other, start_S1, end_SL)
+                counted &= (own > theirs) | ((own == theirs) & (index < other))
         return counted
 
     def _surroundings(self, index: int, start_S1: np.ndarray, end_SL: np.ndarray) -> np.ndarray:
@@ -147,3 +152,9 @@ class SpanReader:
         if window.end == self.windows[-1].end:
             right = np.where(right >= 0, beyond, right)
         return np.minimum(left, right)
+
+
+def _log_total(scores: np.ndarray) -> float:
+    """log(1 + Σ exp(scores)), from which the largest is kept apart so that nothing overflows."""
+    largest = max(0.0, float(scores.max()))
+    return largest + float(np.log(np.exp(-largest) + np.exp(scores - largest).sum()))

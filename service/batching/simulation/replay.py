@@ -25,6 +25,9 @@ from service.inference.place import Place, Standing
 from service.inference.protocol import BundleIdentity, InferenceClient
 
 NO_LIMIT = 1 << 40
+OF_32 = BatchLimits(rows=32, tokens=NO_LIMIT)
+"""Batches of 32 requests, however long."""
+
 ROUNDING_S = 1e-9
 """Deadlines and ends of batches are sums of the same numbers in another order."""
 
@@ -97,7 +100,7 @@ class Replay:
     latency: LatencyModel
     """What the policy believes batches to take."""
 
-    rows: int = 32
+    limits: BatchLimits = OF_32
     tier_of: Callable[[int], Tier] = lambda _: Tier.DEFAULT
     clock: SimulatedClock = field(default_factory=SimulatedClock)
 
@@ -111,8 +114,8 @@ class Replay:
         batcher: Batcher[int] = Batcher(
             queue=RequestQueue(NO_LIMIT),
             policy=_Timed(self.policy, outcome),
-            limits=BatchLimits(rows=self.rows, tokens=NO_LIMIT),
-            loads=[PlaceLoad(place=place, capacity=lambda _: self.rows, latency=self.latency, ahead=1)],
+            limits=self.limits,
+            loads=[PlaceLoad(place=place, capacity=lambda _: self.limits.rows, latency=self.latency, ahead=1)],
             clock=self.clock,
             send=lambda batch: self._send(batcher, outcome, batch),
         )

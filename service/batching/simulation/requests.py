@@ -57,9 +57,13 @@ def sorted_work_s(tokens: np.ndarray, costs: Costs, rows: int) -> np.ndarray:
 def requests_at(load: float, tokens: np.ndarray, offsets: np.ndarray, costs: Costs, rows: int) -> Requests:
     """Requests of those lengths, arriving at those offsets stretched or compressed to the load."""
     work_s = sorted_work_s(tokens, costs, rows)
+    return timed(load, tokens, offsets, work_s, costs.table_s(np.ones(1), tokens.astype(np.float64)))
+
+
+def timed(load: float, tokens: np.ndarray, offsets: np.ndarray, work_s: np.ndarray, alone_s: np.ndarray) -> Requests:
+    """Requests at a load, by what they take at load 1.0 and what each takes alone: FP64 [R] both."""
     seconds = float(work_s.sum())
     arrivals_s = (offsets - offsets[0]) / max(offsets[-1] - offsets[0], 1e-9) * seconds / load
-    alone_s = costs.table_s(np.ones(1), tokens.astype(np.float64))
     return Requests(
         tokens=tokens,
         arrivals_s=arrivals_s,

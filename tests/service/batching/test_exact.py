@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.policies import Dynamic, Policy, Predictive
+from service.batching.policies import BatchLimits, Dynamic, Policy, Predictive
 from service.batching.simulation.costs import NAMED, Costs
 from service.batching.simulation.exact import MOST, most_in_time
 from service.batching.simulation.foresight import Foresight
-from service.batching.simulation.replay import Replay
+from service.batching.simulation.replay import NO_LIMIT, Replay
 from service.batching.simulation.requests import Requests, offsets_of, requests_at
 
 ROWS = 4
@@ -24,7 +24,8 @@ def few(tokens: list[int], load: float, costs: Costs, seed: int) -> Requests:
 
 
 def in_time(requests: Requests, policy: Policy, costs: Costs) -> int:
-    return int(Replay(requests=requests, costs=costs, policy=policy, latency=costs, rows=ROWS).run().in_time.sum())
+    limits = BatchLimits(rows=ROWS, tokens=NO_LIMIT)
+    return int(Replay(requests=requests, costs=costs, policy=policy, latency=costs, limits=limits).run().in_time.sum())
 
 
 def at(arrivals_s: list[float], deadlines_s: list[float]) -> Requests:

@@ -50,6 +50,19 @@ def test_a_word_is_found_where_it_was_sent(kind: str) -> None:
         assert not spoilt[end - 1].isspace()
 
 
+@given(
+    st.text(alphabet=st.characters(max_codepoint=0x7F), max_size=80)
+    | st.text(alphabet="ABC a.", min_size=15, max_size=80),
+    st.sampled_from(Lines),
+)
+@example("A" * 20 + "b", Lines.NONE)
+@example("A" * 40 + "bb", Lines.NONE)
+@example("A" * 40 + "bbb", Lines.NONE)
+def test_plain_letters_are_read_alike_behind_a_character_that_nobody_sees(text: str, lines: Lines) -> None:
+    """With it, a text takes the way of texts that need a closer look."""
+    assert normalise(text, lines).text == normalise("\u2060" + text, lines).text
+
+
 @given(TEXTS, st.sampled_from(Lines))
 @example("\r\u200b\n", Lines.DOUBLE)
 @example("e\u200b\u0301", Lines.NONE)
