@@ -83,10 +83,15 @@ class WindowLane(Lane[WindowTicket]):
         lengths = [len(ticket.source.ids) for ticket in tickets]
         inputs: dict[str, np.ndarray] = {"input_ids": input_ids, "lengths": np.array(lengths, np.int32)[:, None]}
         emissions_BS3 = (await batch.place.client.infer(MODEL, inputs))["emissions"]
+        for pending in batch.requests:
+            self.batcher.settle(pending)
+        self._start(self._learn(batch.place, self.batcher.load_of(batch).latency, *input_ids.shape))
         for ticket, emissions, length in zip(tickets, emissions_BS3, lengths, strict=True):
             if not ticket.emissions.done():
                 ticket.emissions.set_result(emissions[:length])
-        self._start(self._learn(batch.place, self.batcher.load_of(batch).latency, *input_ids.shape))
+                # An answer takes a millisecond to make. The model would stand still until all are made, if the next
+                # batch did not go out after the first few.
+                await asyncio.sleep(0)
 
     async def _learn(self, place: Place, latency: LatencyModel, rows: int, tokens: int) -> None:
         """Ask how long the batch that has just come back was computed.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deploy.triton.protocol import Source
+from service.batching.clock import LoopClock
 from service.batching.latency import BatchTime
 from service.batching.windows import WindowLane
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
@@ -70,6 +71,35 @@ async def test_windows_are_padded_and_get_back_their_own_length(scene: Scene) ->
     for future, ids in zip(futures, ([6, 50], [6, 51, 52, 53], [6, 54, 55]), strict=True):
         np.testing.assert_array_equal(await future, np.repeat(np.array(ids)[:, None], 3, axis=1))
     await until(scene.is_idle, "the end of the batch")
+
+
+async def test_the_next_batch_goes_out_before_most_answers_are_made() -> None:
+    happened: list[str] = []
+
+    class Watched(ScriptedClient):
+        async def infer(self, model: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            happened.append("batch")
+            return await super().infer(model, inputs)
+
+    client = Watched()
+    fleet = Fleet([SteadyPlace(client)])
+    lane = WindowLane(fleet, batcher_maker(LoopClock(), fleet, slots=8, ahead=1))
+
+    async def ask() -> None:
+        await lane.submit(Source(np.array((6, 50))), deadline_s=LoopClock().now_s() + 600)
+        happened.append("answer")
+
+    async def answer() -> None:
+        while True:
+            inputs, outputs = await client.inferences.get()
+            outputs.set_result(scores(inputs))
+
+    answering = asyncio.create_task(answer())
+    await asyncio.wait_for(asyncio.gather(*(ask() for _ in range(24))), 60)
+    answering.cancel()
+    await lane.close()
+    assert happened.count("answer") == 24
+    assert happened.index("batch", 1) <= 4
 
 
 async def run_batch(scene: Scene, took: ModelTimes) -> None:
