@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 Point = dict[str, Any]
 """Figures of one run; `load`, `attained` and `goodput` at least."""
 
-STYLE = {
+STYLE: Any = {
     # Text stays text: small, searchable, in the reader's own font.
     "svg.fonttype": "none",
     "svg.hashsalt": "trident",

@@ -133,6 +133,8 @@ class LiveComparison:
             policy=make_policy(self.knobs.model_copy(update={"policy": known.service.policy})),
             latency=BatchTime(),
             limits=window_limits(self.knobs, load_manifest(self.bundle, verify=False)),
+            jitter=known.beside.jitter,
+            seed=self.seed,
         ).run()
         found = {"policy": known.service.policy, **_seen(answers, requests, load)}
         beside = _shares(simulated, requests, load)

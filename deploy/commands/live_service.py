@@ -1,12 +1,13 @@
 """A running service that is measured: who it is, and what it takes beside its model.
 
-A simulation knows what batches cost. A real service also has a way there and back, and computes on the model's cores:
-two constants, measured before any load, which no attainment has a part in.
+A simulation knows what batches cost. A real service also has a way there and back, computes on the model's cores, and
+runs on a machine that is not steady: three constants, measured before any load, which no attainment has a part in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 
 import httpx
@@ -26,6 +27,20 @@ METRICS_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """A service's own metrics."""
+
+    batches: float
+    """Sent to its models so far."""
+
+    rows: float
+    """Of all of them."""
+
+    error_ratio: float
+    """How far its recent predictions of batches of windows were off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LiveService:
     """A Trident that runs somewhere."""
 
@@ -34,15 +49,23 @@ class LiveService:
 
     url: str
 
-    def batches(self) -> tuple[float, float]:
-        """Batches that it has sent to its models so far, and their rows. Raises ValueError where it does not say."""
+    def counted(self) -> Counted:
+        """What it has counted so far. Raises ValueError where it does not say."""
         check_answers(self.url)
         text = httpx.get(f"{self.url}/metrics", timeout=METRICS_TIMEOUT_S).text
-        found = {sample.name: sample.value for each in text_string_to_metric_families(text) for sample in each.samples}
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
         try:
-            return found["trident_batch_size_count"], found["trident_batch_size_sum"]
-        except KeyError:
-            raise ValueError(f"{self.url} has no metric trident_batch_size: it is no Trident") from None
+            return Counted(
+                batches=found["trident_batch_size_count",],
+                rows=found["trident_batch_size_sum",],
+                error_ratio=found["trident_latency_model_error_ratio", "qa"],
+            )
+        except KeyError as missing:
+            raise ValueError(f"{self.url} has no metric {missing.args[0][0]}: it is no Trident") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +77,14 @@ class Beside:
 
     request_s: float
     """Of each request where many come at once: gateway and model share the cores."""
+
+    error_ratio: float
+    """How far the service's own predictions of batches were off, in the mean: policies are as careful as that."""
+
+    @property
+    def jitter(self) -> float:
+        """Standard deviation of a logarithm that is off by so much in the mean, if it is a normal one."""
+        return self.error_ratio * math.sqrt(math.pi / 2)
 
     def added_to(self, costs: Costs) -> Costs:
         """What batches cost with it."""
@@ -76,9 +107,11 @@ def know(service: LiveService, questions: SizedQuestions, tokens: np.ndarray, co
     alone_s = asyncio.run(unbatched_s(service.url, questions, tokens))
     batch_s = max(0.0, float(np.median(alone_s - costs.table_s(np.ones(1), tokens.astype(np.float64)))))
     length = int(np.median(tokens))
-    batches, rows = service.batches()
+    before = service.counted()
     seconds = asyncio.run(at_once(service.url, questions.bodies([length] * PROBED), CLIENTS))
-    batches, rows = (after - before for after, before in zip(service.batches(), (batches, rows), strict=True))
+    after = service.counted()
+    batches, rows = after.batches - before.batches, after.rows - before.rows
     model_s = batches * costs.a + rows * (costs.predict_s(1, length) - costs.a)
     request_s = max(0.0, (seconds - model_s - batches * batch_s) / rows)
-    return Known(service=service, alone_s=alone_s, beside=Beside(batch_s=batch_s, request_s=request_s))
+    beside = Beside(batch_s=batch_s, request_s=request_s, error_ratio=after.error_ratio)
+    return Known(service=service, alone_s=alone_s, beside=beside)

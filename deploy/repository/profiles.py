@@ -42,9 +42,9 @@ class Profile:
     preferred_batch_sizes: tuple[int, ...] = (4, 8, 16, 32)
     """Batches of these sizes leave Triton's queue at once."""
 
-    batch_delay_us: int = 500
-    """How long a request waits there for company, microseconds. The gateway has batched already, so this is for other
-    clients; it is less than a tenth of the shortest run measured (6.4 ms: `qa`, 16 tokens, student, 2 cores)."""
+    batch_delay_us: int = 0
+    """How long a request waits there for company, microseconds. The gateway has batched already, and its batches would
+    wait for nobody; what other clients send while a batch is computed is joined all the same."""
 
     def __post_init__(self) -> None:
         for name in ("slots", "prefill_tokens", "instances"):

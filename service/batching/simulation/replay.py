@@ -101,12 +101,17 @@ class Replay:
     """What the policy believes batches to take."""
 
     limits: BatchLimits = OF_32
+    jitter: float = 0.0
+    """Standard deviation of the logarithm of what a batch takes over what it costs: machines are not steady."""
+
+    seed: int = 0
     tier_of: Callable[[int], Tier] = lambda _: Tier.DEFAULT
     clock: SimulatedClock = field(default_factory=SimulatedClock)
+    _generator: np.random.Generator = field(init=False, repr=False)
 
     def run(self) -> Outcome:
         """From the first arrival until the last request has ended."""
-        count = len(self.requests)
+        count, self._generator = len(self.requests), np.random.default_rng(self.seed)
         none = partial(np.zeros, count, bool)
         outcome = Outcome(in_time=none(), late=none(), rejected=none(), waited_s=np.full(count, np.nan))
         place = Place("simulated", cast(InferenceClient, None), BundleIdentity(name="", sha256=""), {}, timeout_s=1.0)
@@ -147,6 +152,8 @@ class Replay:
 
     def _send(self, batcher: Batcher[int], outcome: Outcome, batch: RunningBatch[int]) -> None:
         seconds = self.costs.predict_s(len(batch.requests), batch.longest)
+        # Of mean one: a machine that is less steady is no slower.
+        seconds *= float(np.exp(self._generator.normal(-(self.jitter**2) / 2, self.jitter)))
         outcome.batches += 1
         for pending in batch.requests:
             outcome.waited_s[pending.payload] = batch.sent_s - pending.arrived_s

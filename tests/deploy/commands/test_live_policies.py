@@ -84,10 +84,13 @@ class NoTrident(SmallService):
 
 
 def test_what_is_no_trident_is_named() -> None:
-    with serving(NoTrident) as url, pytest.raises(ValueError, match="no metric trident_batch_size: it is no Trident"):
-        services_of([url])[0].batches()
+    with (
+        serving(NoTrident) as url,
+        pytest.raises(ValueError, match="no metric trident_batch_size_count: it is no Trident"),
+    ):
+        services_of([url])[0].counted()
     with pytest.raises(ValueError, match=r"nothing answers at http://127\.0\.0\.1:1"):
-        services_of(["http://127.0.0.1:1/"])[0].batches()
+        services_of(["http://127.0.0.1:1/"])[0].counted()
 
 
 def test_a_url_may_name_its_policy() -> None:
@@ -99,5 +102,5 @@ def test_a_url_may_name_its_policy() -> None:
 
 
 def test_a_batch_costs_its_way_once_and_its_requests_their_share_each() -> None:
-    costs = Beside(batch_s=2.0, request_s=0.5).added_to(Costs(1.0, 0.0, 0.1, 0.0))
+    costs = Beside(batch_s=2.0, request_s=0.5, error_ratio=0.0).added_to(Costs(1.0, 0.0, 0.1, 0.0))
     assert costs.predict_s(4, 10) == pytest.approx(1 + 2 + 4 * (0.5 + 1))

@@ -194,3 +194,10 @@ def test_every_part_can_be_left_out(left_out: str) -> None:
         assert not outcome.rejected.any()
     if left_out in ("sheds", "groups"):
         assert outcome.in_time.sum() < run(requests).in_time.sum()
+
+
+def test_a_machine_that_is_not_steady_is_no_slower_but_harder_to_predict() -> None:
+    requests = traffic(1.0)
+    steady, unsteady = (run(requests, latency=BatchTime(), jitter=jitter).in_time.mean() for jitter in (0.0, 0.4))
+    assert steady - 0.15 < unsteady < steady
+    assert run(requests, latency=BatchTime(), jitter=0.4).in_time.mean() == unsteady, "equal seeds, equal runs"
