@@ -71,6 +71,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     """
     configure_logging(settings.server.log_level)
     app = build_app(settings)
+    gateway: Gateway = app.state.gateway
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -78,7 +79,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         ws="none",
         # Typed as a class, and called like any factory.
-        http=connections_within(within_descriptors(settings.limits)),  # type: ignore[arg-type]
+        http=connections_within(  # type: ignore[arg-type]
+            within_descriptors(settings.limits), gateway.metrics.count_rejected_connection
+        ),
+        # X-Forwarded-For is believed of nobody else.
+        forwarded_allow_ips=[str(network) for network in settings.limits.trusted_peers],
         lifespan="on",
         backlog=BACKLOG,
         timeout_keep_alive=settings.server.keep_alive_s,
@@ -88,7 +93,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     # Streams end when uvicorn stops, not when the signal comes.
     AppStatus.disable_automatic_graceful_drain()
     try:
-        DrainingServer(config, app.state.gateway).run(sockets=[listener])
+        DrainingServer(config, gateway).run(sockets=[listener])
     except SystemExit as stop:
         raise SystemExit(1 if stop.code == STARTUP_FAILURE else stop.code) from stop
 

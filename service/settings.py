@@ -66,9 +66,14 @@ class LimitSettings(_Part):
     connections_per_peer: int = Field(default=512, ge=1)
     """Open ones from one IPv4 address, or one /64 network of IPv6; more are answered 429 and closed."""
 
+    requests_per_peer: int | None = Field(default=None, ge=1)
+    """Of concurrent_requests, the most that one peer may have in flight; more are refused with 429. Without it one may
+    take every place: behind a proxy, a load balancer or a network that translates addresses, which the gateway cannot
+    tell from clients, all requests come from the same few addresses, and any number would be too small for them."""
+
     trusted_peers: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
-    """Addresses of proxies, which speak for many clients and may open as many connections as there are; in the
-    environment a JSON list: ["10.0.0.0/8"]."""
+    """Addresses of proxies, which speak for many clients: limits of a peer do not hold for them, and whom they name in
+    X-Forwarded-For is the peer of a request. In the environment a JSON list: ["10.0.0.0/8"]."""
 
     body_bytes: int = Field(default=1 << 20, ge=1)
     """One body; more is refused with 413."""
