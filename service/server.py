@@ -50,7 +50,8 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise ValueError(f"{place} cannot be had: {host!r} is no address ({error}): choose another (--host)") from None
+        reason = error.strerror if isinstance(error, socket.gaierror) else "it is no name of a host"
+        raise ValueError(f"{place} cannot be had: {host!r} is no address ({reason}): choose another (--host)") from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
