@@ -7,11 +7,13 @@ all is given back
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.addresses import Peer
 from service.batching.tiers import Tier
-from service.errors import Draining, TooManyBytes, TooManyRequests
+from service.errors import Draining, TooManyBytes, TooManyRequests, TooManyRequestsFromPeer
 from service.settings import LimitSettings, TiersSettings
 
 
@@ -30,15 +32,19 @@ class Admission:
         """Of all bodies that are being read or served."""
 
         self.draining = False
+        self._of_peer: Counter[Peer] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
     @contextmanager
-    def visit(self) -> Iterator[Visit]:
-        """One request from its head to the end of its answer. Raises Draining or TooManyRequests."""
+    def visit(self, peer: Peer | None = None) -> Iterator[Visit]:
+        """One request from its head to the end of its answer; `peer` is None where no limit of one holds.
+
+        Raises Draining, TooManyRequests or TooManyRequestsFromPeer.
+        """
         # A body that would be refused is not waited for.
-        self._check()
-        visit = Visit(self)
+        self._check(peer)
+        visit = Visit(self, peer)
         try:
             yield visit
         finally:
@@ -49,13 +55,19 @@ class Admission:
         self.draining = True
         await self._empty.wait()
 
-    def _check(self) -> None:
+    def _check(self, peer: Peer | None) -> None:
         if self.draining:
             raise Draining("the service is shutting down and takes no new requests: send it to another one")
         if self.in_flight >= self._limits.concurrent_requests:
             raise TooManyRequests(
                 f"{self.in_flight} requests are in flight, and {self._limits.concurrent_requests} is the limit: "
                 "try again later"
+            )
+        most = self._limits.requests_per_peer
+        if peer is not None and most is not None and self._of_peer[peer] >= most:
+            raise TooManyRequestsFromPeer(
+                f"{self._of_peer[peer]} requests from {peer} are in flight, and {most} is the limit: wait for some of "
+                "them to end"
             )
 
     def _receive(self, size: int) -> None:
@@ -67,9 +79,11 @@ class Admission:
             )
         self.body_bytes += size
 
-    def _enter(self) -> None:
-        self._check()
+    def _enter(self, peer: Peer | None) -> None:
+        self._check(peer)
         self.in_flight += 1
+        if peer is not None:
+            self._of_peer[peer] += 1
         self._empty.clear()
 
     def _join(self, tier: Tier) -> None:
@@ -89,6 +103,10 @@ class Admission:
             self.of_tier[visit.tier] -= 1
         if visit.entered:
             self.in_flight -= 1
+            if visit.peer is not None:
+                self._of_peer[visit.peer] -= 1
+                if not self._of_peer[visit.peer]:
+                    del self._of_peer[visit.peer]
             if not self.in_flight:
                 self._empty.set()
 
@@ -96,8 +114,8 @@ class Admission:
 class Visit:
     """What one request holds."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(self, admission: Admission, peer: Peer | None) -> None:
+        self._admission, self.peer = admission, peer
         self.body_bytes = 0
         self.entered = False
         self.tier: Tier | None = None
@@ -108,9 +126,9 @@ class Visit:
         self.body_bytes += size
 
     def enter(self) -> None:
-        """Take a place: the body is there. Once a visit. Raises Draining or TooManyRequests."""
+        """Take a place: the body is there. Once a visit. Raises as `Admission.visit` does."""
         assert not self.entered, "a request has one place"
-        self._admission._enter()
+        self._admission._enter(self.peer)
         self.entered = True
 
     def join(self, tier: Tier) -> None:

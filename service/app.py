@@ -37,7 +37,7 @@ def build_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(ExchangeMiddleware, metrics=gateway.metrics, clock=gateway.clock, admission=gateway.admission),
-            Middleware(AdmissionMiddleware, admission=gateway.admission),
+            Middleware(AdmissionMiddleware, admission=gateway.admission, limits=settings.limits),
         ],
         exception_handlers={
             HTTPException: on_http_exception,

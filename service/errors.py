@@ -166,6 +166,12 @@ class TooManyRequests(Overloaded):
     rejection = "concurrency"
 
 
+class TooManyRequestsFromPeer(Overloaded):
+    """As many requests in flight from one address as there may be."""
+
+    rejection = "peer"
+
+
 class TooManyBytes(Overloaded):
     """As many bytes of bodies in flight as there may be."""
 

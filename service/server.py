@@ -50,7 +50,8 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise ValueError(f"{place} cannot be had: {host!r} is no address ({error}): choose another (--host)") from None
+        reason = error.strerror if isinstance(error, socket.gaierror) else "it is no name of a host"
+        raise ValueError(f"{place} cannot be had: {host!r} is no address ({reason}): choose another (--host)") from None
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -71,6 +72,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     """
     configure_logging(settings.server.log_level)
     app = build_app(settings)
+    gateway: Gateway = app.state.gateway
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -78,7 +80,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         ws="none",
         # Typed as a class, and called like any factory.
-        http=connections_within(within_descriptors(settings.limits)),  # type: ignore[arg-type]
+        http=connections_within(  # type: ignore[arg-type]
+            within_descriptors(settings.limits), gateway.metrics.count_rejected_connection
+        ),
+        # X-Forwarded-For is believed of nobody else.
+        forwarded_allow_ips=[str(network) for network in settings.limits.trusted_peers],
         lifespan="on",
         backlog=BACKLOG,
         timeout_keep_alive=settings.server.keep_alive_s,
@@ -88,7 +94,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
     # Streams end when uvicorn stops, not when the signal comes.
     AppStatus.disable_automatic_graceful_drain()
     try:
-        DrainingServer(config, app.state.gateway).run(sockets=[listener])
+        DrainingServer(config, gateway).run(sockets=[listener])
     except SystemExit as stop:
         raise SystemExit(1 if stop.code == STARTUP_FAILURE else stop.code) from stop
 

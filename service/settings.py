@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from service.setting_names import check_names
+from service.setting_values import HostAndPort, Network, not_json, told
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "model" / "pretrained"
 
@@ -66,9 +67,14 @@ class LimitSettings(_Part):
     connections_per_peer: int = Field(default=512, ge=1)
     """Open ones from one IPv4 address, or one /64 network of IPv6; more are answered 429 and closed."""
 
-    trusted_peers: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
-    """Addresses of proxies, which speak for many clients and may open as many connections as there are; in the
-    environment a JSON list: ["10.0.0.0/8"]."""
+    requests_per_peer: int | None = Field(default=None, ge=1)
+    """Of concurrent_requests, the most that one peer may have in flight; more are refused with 429. Without it one may
+    take every place: behind a proxy, a load balancer or a network that translates addresses, which the gateway cannot
+    tell from clients, all requests come from the same few addresses, and any number would be too small for them."""
+
+    trusted_peers: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+    """Addresses of proxies, which speak for many clients: limits of a peer do not hold for them, and whom they name in
+    X-Forwarded-For is the peer of a request. In the environment a JSON list: ["10.0.0.0/8"]."""
 
     body_bytes: int = Field(default=1 << 20, ge=1)
     """One body; more is refused with 413."""
@@ -210,7 +216,7 @@ class StateSettings(_Part):
 class TritonSettings(_Part):
     """Where Triton listens."""
 
-    url: str = Field(default="127.0.0.1:8001", pattern=r"^[^\s/]+:\d+$")
+    url: HostAndPort = "127.0.0.1:8001"
     """host:port of its gRPC service."""
 
     timeout_s: float = Field(default=5.0, gt=0)
@@ -252,8 +258,7 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors())
-        raise ValueError("; ".join(wrong)) from None
+        raise ValueError("; ".join(told(detail, given) for detail in error.errors())) from None
     except SettingsError as error:
-        # The environment may hold a whole part as JSON, and holds something else.
-        raise ValueError(f"{error}: {error.__cause__}") from None
+        # A part may be given as a whole, and a list is: in JSON.
+        raise ValueError(not_json(error, os.environ)) from None

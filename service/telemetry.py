@@ -23,7 +23,11 @@ TIME_BUCKETS_S = (
 )
 ROW_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 SHARE_BUCKETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75)
-REJECTIONS = ("queue_full", "concurrency", "body_bytes", "draining", "unavailable", "deadline")
+REJECTIONS = ("queue_full", "concurrency", "peer", "body_bytes", "draining", "unavailable", "deadline")
+"""Of requests to the models."""
+
+CONNECTIONS = "connections"
+"""Of connections, whose requests are not read: they are of no task and no class."""
 
 # A creation time beside every series doubles what is scraped, and nothing here reads it.
 disable_created_metrics()
@@ -44,12 +48,12 @@ class Metrics:
         )
         self.rejected = Counter(
             "requests_rejected",
-            "Requests refused for want of room, time or a model.",
+            "Requests refused for want of room, time or a model; of the reason connections: connections.",
             ["reason"],
             namespace=PREFIX,
             registry=self.registry,
         )
-        for reason in REJECTIONS:
+        for reason in (*REJECTIONS, CONNECTIONS):
             self.rejected.labels(reason)
         self.tier_requests = Counter(
             "tier_requests",
@@ -158,6 +162,10 @@ class Metrics:
             "Bytes of the long texts that are being tokenised or searched.",
             text_bytes,
         )
+
+    def count_rejected_connection(self, reason: str) -> None:
+        """A connection was refused."""
+        self.rejected.labels(reason).inc()
 
     def observe_batch(self, batch: RunningBatch) -> None:
         """A batch goes to a model."""

@@ -305,11 +305,13 @@ def load_recipe(path: Path) -> Recipe:
     Raises ValueError naming the file and the key that is unknown, missing or wrong.
     """
     if not path.is_file():
-        raise ValueError(f"there is no recipe {path}")
+        raise ValueError(f"there is no recipe {path}: name a TOML file, as those in training/recipes are")
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not TOML: it is no UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML ({error}): name a recipe, as those in training/recipes are") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -70,11 +70,13 @@ def read_trace(path: Path, *, lengths: bool, first: int | None = None) -> Record
         ValueError: a column is missing, a row cannot be read, or there is none.
     """
     columns = ["TIMESTAMP", *(["ContextTokens", "GeneratedTokens"] if lengths else [])]
+    wanted = ", ".join(columns)
     stamps, numbers = [], []
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.DictReader(file)
         if missing := [column for column in columns if column not in (rows.fieldnames or [])]:
-            raise ValueError(f"{path} has no {missing[0]} column; its columns are {rows.fieldnames}")
+            found = ", ".join(rows.fieldnames or ["none"])
+            raise ValueError(f"{path} has no column {missing[0]} (it has: {found}): name a CSV file with {wanted}")
         for number, row in enumerate(islice(rows, first), 2):
             try:
                 # Seven digits of a second; Python parses six.

@@ -100,6 +100,17 @@ def measure_ceilings(threads: int) -> Ceilings:
     )
 
 
+def check_profile(bundle: Path, graphs: Sequence[str], tokens: int) -> None:
+    """Look before anything is measured. Raises BundleError where a graph is missing, ValueError for longer rows than
+    the network reads.
+    """
+    manifest = load_manifest(bundle, verify=False)
+    for graph in graphs:
+        manifest.graph_file(graph)
+    if tokens > manifest.limits.max_source_tokens:
+        raise ValueError(f"--tokens is {tokens}, and {manifest.limits.max_source_tokens} is the limit: ask for fewer")
+
+
 def profile_graph(
     bundle: Path, graph: str, lengths: Sequence[int], ceilings: Ceilings, *, threads: int, repeats: int = 5
 ) -> GraphProfile:

@@ -51,7 +51,9 @@ def check_answers(base_url: str) -> None:
         httpx.get(f"{base_url}/health/live", timeout=CONNECT_TIMEOUT_S)
     except httpx.ReadTimeout:
         return  # busy, and there
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL):
+        raise ValueError(f"{base_url!r} is no address of a service: write it as http://127.0.0.1:8000") from None
+    except httpx.HTTPError as error:
         raise ValueError(
             f"nothing answers at {base_url}: {_reason(error)}; start it with `make serve`, or name another with --url"
         ) from None

@@ -100,7 +100,7 @@ def replace_between(text: str, name: str, table: str) -> str:
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     if begin not in text or end not in text:
-        raise ValueError(f"the document has no {begin} … {end} to fill")
+        raise ValueError(f"the document has no {begin} … {end} to fill: put both lines in, or name another --section")
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{table}\n{end}{after}"

@@ -114,11 +114,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     except Exception as error:
         # Junk fails wherever the unpickler stumbles, as struct.error, KeyError, IndexError …
         # Of a refused class torch tells at length how to load it all the same.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = "it is no archive of torch.save"
         if refused := REFUSED.search(str(error)):
             reason = f"it holds an object of the class {refused[1]}; save a model's state_dict() in place of the model"
-        elif reason.startswith("Weights only load failed"):
-            reason = "it is no archive of torch.save"
         raise ValueError(f"{path} is not a .pt file of tensors (loaded with weights_only=True): {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary of tensors, not {type(content).__name__}")

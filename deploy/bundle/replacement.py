@@ -36,7 +36,8 @@ def staging_beside(target: Path) -> Iterator[Path]:
     staging = target.parent / f".{target.name}.staging"
     with locked(target.parent):
         _clear_interrupted(target, staging)
-        staging.mkdir()
+        with _told_of(target):
+            staging.mkdir()
         try:
             yield staging
         finally:
@@ -75,10 +76,20 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".{path.name}.unfinished"
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        with _told_of(path):
+            unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """Errors of what nobody knows by its name, under the name of what it is to become."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def _exchange(first: Path, second: Path) -> None:

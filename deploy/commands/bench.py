@@ -22,7 +22,7 @@ def load(
     rate: Annotated[float, typer.Option(help="Requests per second, Poisson arrivals.")] = 2.0,
     duration: Annotated[float, typer.Option(help="Seconds during which requests are sent.")] = 30.0,
     mix: Annotated[str, typer.Option(help="Weights of the tasks.")] = "generation=1,qa=1,summary=1",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest generated text, tokens.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated text, tokens.")] = 64,
     deadline_ms: Annotated[float, typer.Option(help="An answer within this counts as goodput.")] = 5000.0,
     timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 120.0,
     trace: Annotated[Path | None, typer.Option(help="CSV with TIMESTAMPs to replay in place of Poisson.")] = None,
@@ -236,11 +236,12 @@ def kernels(
 
     from rich.progress import Progress
 
-    from deploy.benchmark.kernels import measure_ceilings, profile_graph
+    from deploy.benchmark.kernels import check_profile, measure_ceilings, profile_graph
     from deploy.benchmark.report import kernel_table
     from deploy.bundle.replacement import write_text
 
     names = graph or ["qa", "encoder"]
+    check_profile(bundle, names, tokens)
     if output is not None and output.is_dir():
         raise ValueError(f"{output} is a folder: name a file for the result with --output")
     with Progress(console=Console(stderr=True)) as progress:

@@ -7,9 +7,9 @@ import errno
 from deploy.extras import missing_module
 
 CAUSES = {
-    errno.ENOENT: "does not exist",
-    errno.EISDIR: "is a folder, and a file is wanted",
-    errno.ENOTDIR: "cannot be, because a part of that path is a file and not a folder",
+    errno.ENOENT: "does not exist: look at its spelling, or name another",
+    errno.EISDIR: "is a folder: name a file",
+    errno.ENOTDIR: "cannot be, because a part of that path is a file and not a folder: choose another path",
     errno.EACCES: "may not be read or written by this user: change its rights, or choose another path",
     errno.EPERM: "may not be changed by this user: choose another path",
     errno.EROFS: "is on a file system that cannot be written: choose another path",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+OBJECT_WANTED = "name a file that holds one JSON object"
+
+
 def print_report(report: DataclassInstance, *, as_json: bool) -> None:
     """Print a dataclass: one JSON object, or a line a field."""
     fields = asdict(report)
@@ -38,11 +41,11 @@ def read_object(path: Path | None) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not JSON: it is no UTF-8 text") from None
+        raise ValueError(f"{path} is not JSON, it is no UTF-8 text: {OBJECT_WANTED}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON ({error}): {OBJECT_WANTED}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+        raise ValueError(f"{path} holds no JSON object: {OBJECT_WANTED}")
     return content
 
 

@@ -128,7 +128,10 @@ def probe(environment: Path) -> dict[str, str | None]:
             [python, "-I", PROBE], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise TritonUnavailable(f"{python} does not run ({error}): remove {environment} and run `make serve`") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TritonUnavailable(
+            f"{python} does not run ({reason}): remove {environment} and run `make serve`"
+        ) from None
     return json.loads(answer.stdout)
 
 

@@ -181,6 +181,10 @@ def load_manifest(folder: Path | str, *, verify: bool = True, graphs: Iterable[s
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path} does not exist: {_why_absent(folder)}") from None
+    except NotADirectoryError:
+        raise BundleError(f"{folder} is a file: name the bundle's folder (`trident export` writes one)") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): {fix_for(path)}") from None
     except ValueError as error:
         raise BundleError(f"{path} is not JSON ({error}): {fix_for(path)}") from None
     manifest = parse_manifest(data)

@@ -23,6 +23,7 @@ from service.errors import (
     ServiceError,
     UnknownField,
 )
+from service.wrong_values import wanted
 
 OPENAI_INVALID = 400
 """OpenAI's status for fields that are at fault; its clients raise BadRequestError."""
@@ -30,7 +31,18 @@ OPENAI_INVALID = 400
 LONGEST_NAME = 100
 """Characters of a client's own words that are repeated to it."""
 
-_short = reprlib.Repr()
+
+class _ShortRepr(reprlib.Repr):
+    """A client's value, cut short; null, true and false by JSON's names."""
+
+    def repr_NoneType(self, _: None, __: int) -> str:  # noqa: N802
+        return "null"
+
+    def repr_bool(self, value: bool, _: int) -> str:
+        return "true" if value else "false"
+
+
+_short = _ShortRepr()
 _short.maxstring = _short.maxother = 80
 _short.maxlevel = 2
 
@@ -137,5 +149,5 @@ def _of_field(detail: Mapping[str, Any]) -> InvalidInput:
         return UnknownField(
             f"{param or repr(param)} is no field of this request: look at /docs for its spelling", param=param
         )
-    message = detail["msg"].replace("Input should", "it should")
-    return InvalidInput(f"{param or place} is {_short.repr(detail['input'])}: {message}", param=param)
+    should = wanted(kind, detail["msg"], detail.get("ctx") or {})
+    return InvalidInput(f"{param or place} is {_short.repr(detail['input'])}: {should}", param=param)

@@ -20,6 +20,9 @@ from service.settings import LimitSettings
 MOST_FIELDS = 100
 """Each unknown field is an error of its own: a million of them would keep the process busy for seconds."""
 
+LONGEST_REST = 24
+"""Characters of a body that are repeated from where it stops being JSON."""
+
 JSON_NAMES = {
     type(None): "null",
     bool: "a boolean",
@@ -38,14 +41,27 @@ class JsonRequest(Request):
         """The object in the body. Raises InvalidJson where there is none, InvalidInput where it is none."""
         try:
             # Unlike the standard library it takes UTF-8 only, no NaN, no lone surrogate, no bottomless nesting.
-            value = orjson.loads(await self.body())
+            value = orjson.loads(body := await self.body())
         except orjson.JSONDecodeError as error:
-            raise InvalidJson(f"the body is not JSON: {error}") from None
+            raise InvalidJson(_where_it_breaks(body, error)) from None
         if not isinstance(value, dict):
             raise InvalidInput(f"the body is {JSON_NAMES[type(value)]}: send an object")
         if len(value) > MOST_FIELDS:
             raise InvalidInput(f"the body has {len(value)} fields, and {MOST_FIELDS} is the limit")
         return value
+
+
+def _where_it_breaks(body: bytes, error: orjson.JSONDecodeError) -> str:
+    """What keeps a body from being JSON, and what stands at that place."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as broken:
+        return f"the body is not UTF-8: byte {broken.start} is {body[broken.start]:#04x}: send JSON in UTF-8"
+    rest = text[error.pos : error.pos + LONGEST_REST]
+    stands = f"where it says {rest!r}" if rest else "where it ends"
+    return (
+        f"the body is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}, {stands}: correct it there"
+    )
 
 
 class JsonRoute(APIRoute):

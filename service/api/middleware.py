@@ -8,11 +8,13 @@ from __future__ import annotations
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.addresses import peer_of
 from service.admission import Admission
 from service.api.errors import error_response
 from service.api.exchange import TASKS, Exchange, begin_exchange, exchange_of
 from service.batching.clock import Clock
 from service.errors import ClientGone, InferenceFailed, ServiceError
+from service.settings import LimitSettings
 from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
@@ -102,14 +104,15 @@ class AdmissionMiddleware:
     Other paths pass: what does not exist is 404 whatever the load.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
-        self._app, self._admission = app, admission
+    def __init__(self, app: ASGIApp, admission: Admission, limits: LimitSettings) -> None:
+        self._app, self._admission, self._limits = app, admission, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Keep what the request holds until its last byte has gone out. Raises Draining or TooManyRequests."""
+        """Keep what the request holds until its last byte has gone out. Raises as `Admission.visit` does."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in TASKS:
             await self._app(scope, receive, send)
             return
-        with self._admission.visit() as visit:
+        host, _ = scope.get("client") or (None, 0)
+        with self._admission.visit(peer_of(host, self._limits.trusted_peers)) as visit:
             exchange_of(scope).visit = visit
             await self._app(scope, receive, send)

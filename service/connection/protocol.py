@@ -18,8 +18,9 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.addresses import Peer
 from service.api.exchange import request_id_of
-from service.connection.peers import Peer, Peers
+from service.connection.peers import Peers
 from service.connection.probe import Probe
 from service.connection.reader import Reader
 from service.connection.refusal import error_of, on_the_wire
@@ -29,6 +30,9 @@ from service.errors import HeadersTooLarge, RequestTimeout, ServiceError
 from service.settings import LimitSettings
 
 log = structlog.get_logger(__name__)
+
+CountRejection = Callable[[str], None]
+"""Told the reason of every refusal for want of room: nobody else hears of requests that are never read."""
 
 LINGER_S = 1.0
 """How long a client that was refused may go on sending: the reset of an early close would take its answer away."""
@@ -70,9 +74,11 @@ class Connection(HttpToolsProtocol):
 
     _waits_its_turn = False
 
-    def __init__(self, limits: LimitSettings, peers: Peers, turns: Turns, **uvicorn_s: object) -> None:
+    def __init__(
+        self, limits: LimitSettings, peers: Peers, turns: Turns, count: CountRejection, **uvicorn_s: object
+    ) -> None:
         super().__init__(**uvicorn_s)  # type: ignore[arg-type]
-        self._limits, self._peers, self._turns = limits, peers, turns
+        self._limits, self._peers, self._turns, self._count = limits, peers, turns, count
         self._pieces, self._head = Pieces(), HeadCount(limits)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -328,6 +334,8 @@ class Connection(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        if error.rejection is not None:
+            self._count(error.rejection)
         request_id = request_id_of(self.headers or ())
         log.info("request", request_id=request_id, status=error.status, error=error.message)
         self.transport.write(on_the_wire(error, request_id))
@@ -335,7 +343,7 @@ class Connection(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
 
-def connections_within(limits: LimitSettings) -> Callable[..., Reader]:
+def connections_within(limits: LimitSettings, count: CountRejection) -> Callable[..., Reader]:
     """What makes uvicorn's connections, with their limits; it hands them only its own settings."""
     peers, turns = Peers(limits), Turns()
-    return lambda **uvicorn_s: Reader(Connection(limits, peers, turns, **uvicorn_s))
+    return lambda **uvicorn_s: Reader(Connection(limits, peers, turns, count, **uvicorn_s))

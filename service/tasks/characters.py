@@ -48,13 +48,20 @@ class Kind(IntEnum):
     MARK = 11
     """Combines with what stands before it."""
 
+    FILLER = 12
+    """A blank in the place of a Korean letter, U+115F and U+1160: beside other letters a part of their syllable."""
+
+
+SOFT_HYPHEN = "\u00ad"
+HYPHENS = "\u2010\u2011"
+"""Unicode's own, and the one where no line ends: what is meant by both is `-`."""
 
 _SEEN = "".join(map(chr, range(0x20000)))
 """Beyond are Han characters, tags and private use."""
 
 _PROPERTIES = {
     Kind.DROP: r"[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}--\p{Prepended_Concatenation_Mark}--[\u115f\u1160]]",
-    Kind.MARK: r"[\p{M}\u1160-\u11ff--\p{Default_Ignorable_Code_Point}]",
+    Kind.MARK: r"[\p{M}\u1161-\u11ff--\p{Default_Ignorable_Code_Point}]",
     Kind.WHITE: r"[\p{White_Space}\x1c-\x1f\u2800\u3164\uffa0]",
 }
 _RANGES = {
@@ -63,11 +70,16 @@ _RANGES = {
     Kind.DROP: ("\U000e0000\U000e0fff",),
     Kind.JOINER: ("\u200c\u200d",),
     Kind.SELECTOR: ("\ufe0e\ufe0f",),
-    # Letters and digits in mathematical styles, and characters that equal another one of one code point.
-    Kind.MAPPED: ("\U0001d400\U0001d7ff", "\u212a\u212b", "\u2126\u2126", "\uf900\ufaff"),
+    Kind.FILLER: ("\u115f\u1160",),
+    # Letters and digits in mathematical styles and in circles, characters that equal another one of one code point, and
+    # hyphens that say only where a line may end.
+    Kind.MAPPED: (
+        *("\U0001d400\U0001d7ff", "\u24b6\u24e9", "\u212a\u212b", "\u2126\u2126", "\uf900\ufaff"),
+        "\u2010\u2011",
+    ),
     Kind.WIDE_SIGN: ("\uff01\uff5e",),
     Kind.WIDE_LETTER: ("\uff10\uff19", "\uff21\uff3a", "\uff41\uff5a"),
-    Kind.LIGATURE: ("\ufb00\ufb06",),
+    Kind.LIGATURE: ("\ufb00\ufb06", "\u0132\u0133", "\u01c4\u01cc", "\u01f1\u01f3"),
 }
 """First and last characters. A later class takes characters from an earlier one, and these from the properties."""
 
@@ -91,7 +103,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
         for each in ranges:
             kinds[ord(each[0]) : ord(each[1]) + 1] = kind
     for code in np.flatnonzero((kinds >= Kind.MAPPED) & (kinds <= Kind.WIDE_LETTER)).tolist():
-        form = unicodedata.normalize("NFKC", chr(code))
+        form = "-" if chr(code) in HYPHENS else unicodedata.normalize("NFKC", chr(code))
         if form != chr(code):
             common[code] = ord(form)
         else:
@@ -110,15 +122,31 @@ for _code in _match(r"\p{Lu}").tolist():
     if len(_small := chr(_code).lower()) == 1:
         SMALL[_code] = ord(_small)
 
-LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
+LIGATURES = {
+    code: unicodedata.normalize("NFKC", chr(code))
+    for first, last in _RANGES[Kind.LIGATURE]
+    for code in range(ord(first), ord(last) + 1)
+}
 
 IS_EMOJI = _flags(r"[\p{Extended_Pictographic}\p{Emoji_Modifier}]")
 
 IS_JOINED = _flags(r"[\u0600-\u109f\u1780-\u18af]")
 """Arabic, the scripts of India and their neighbours, where a joiner changes how letters look and what they mean."""
 
-IS_SEPARATOR = _flags(r"[\p{Cc}\u200b]")
-"""Unseen, and yet what may stand between words."""
+IS_SEPARATOR = _flags(r"[\p{Cc}\u180e\u200b-\u200d\u2060\ufeff]")
+"""Unseen, and yet what may stand between words: the soft hyphen and marks of a character only stand in them."""
+
+IS_WORD = _flags(r"[\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}\p{M}0-9\u24b6-\u24e9\uff10-\uff19\U0001d400-\U0001d7ff]")
+"""Letters, their marks, and digits of words that spaces part, in whatever form."""
+
+IS_HYPHEN = _flags(rf"[\-{HYPHENS}\uff0d]")
+"""Where a line may end within a word, and is seen to."""
+
+IS_THIN = _flags(r"[\u2006\u2009\u200a\u202f]")
+"""Spaces that typesetters put between letters."""
+
+IS_JAMO = _flags(r"[\u1100-\u115e\u1161-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]")
+"""Letters that make up a Korean syllable."""
 
 IS_SPACED = _flags(r"[\p{P}\p{S}\p{N}\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}--[\u2e80-\uffff]]")
 """Scripts that put spaces between words, their punctuation, signs and numbers."""

@@ -5,7 +5,8 @@
 
 White space of all kinds becomes spaces and, where lines mean something, `\\n`; what nobody sees is dropped; full-width
 and mathematical letters, ligatures and letters with their marks apart become the common ones. Chinese punctuation
-stays: the model knows it. A text in capitals is read in small letters. Normalising twice changes nothing.
+stays: the model knows it. A text in capitals is read in small letters. A line that ends at a word's hyphen goes on
+without a space, and letters that are set apart are one word again. Normalising twice changes nothing.
 """
 
 from __future__ import annotations
@@ -22,25 +23,20 @@ import numpy as np
 from service.tasks.characters import (
     COMMON,
     IS_EMOJI,
+    IS_JAMO,
     IS_JOINED,
     IS_SEPARATOR,
     IS_SMALL,
-    IS_SPACED,
     KINDS,
     LIGATURES,
     SMALL,
+    SOFT_HYPHEN,
     Kind,
 )
+from service.tasks.words import before, behind, is_white, parting, white_behind, within_words
 
 MOST_MARKS = 30
 """In a row, as Unicode's stream-safe text has them (UAX 15): putting marks in order takes quadratic time."""
-
-SEPARATES = (3, 25)
-"""Shortest and longest mean length of what invisible characters part that stand in the place of spaces."""
-
-JUDGED = 20
-"""Letters from which on a text without spaces is believed to have none."""
-
 
 CAPITALS = (20, 20)
 """Letters from which on a text may be one in capitals, and how many of those it has for every small one.
@@ -93,8 +89,11 @@ def normalise(text: str, lines: Lines = Lines.NONE) -> Normalised:
         return Normalised(text)
     present = np.bincount(kinds, minlength=len(Kind)).astype(np.bool_)
     origins = np.arange(len(codes), dtype=np.int32)
-    if present[[Kind.DROP, Kind.JOINER, Kind.SELECTOR]].any() or "\r\n" in text:
+    if present[[Kind.DROP, Kind.JOINER, Kind.SELECTOR, Kind.FILLER]].any() or "\r\n" in text:
         kept = ~_dropped(codes, kinds)
+        codes, kinds, origins = codes[kept], kinds[kept], origins[kept]
+    if present[[Kind.WHITE, Kind.BREAK]].any() or "  " in text:
+        kept = ~within_words(codes, kinds)
         codes, kinds, origins = codes[kept], kinds[kept], origins[kept]
     codes, kinds, origins = _join_white(codes, kinds, origins, lines)
     if present[[Kind.MAPPED, Kind.WIDE_LETTER]].any():
@@ -146,41 +145,28 @@ def _dropped(codes: np.ndarray, kinds: np.ndarray) -> np.ndarray:
 
     Where a text of spaced scripts has no spaces, those that part its words become white in `kinds` instead.
     """
+    soft_S = codes == ord(SOFT_HYPHEN)
+    kinds[white_behind(soft_S, codes, kinds)] = Kind.DROP
     emoji_S = IS_EMOJI[codes]
-    selector_S = (kinds == Kind.SELECTOR) & _before(emoji_S)
-    joins_emoji_S = _before(emoji_S | selector_S) & _behind(emoji_S)
+    selector_S = (kinds == Kind.SELECTOR) & before(emoji_S)
+    joins_emoji_S = before(emoji_S | selector_S) & behind(emoji_S)
     joined_S = IS_JOINED[codes]
-    joiner_S = (kinds == Kind.JOINER) & (joins_emoji_S | (_before(joined_S) & _behind(joined_S)))
+    joiner_S = (kinds == Kind.JOINER) & (joins_emoji_S | (before(joined_S) & behind(joined_S)))
     dropped_S = (kinds >= Kind.DROP) & (kinds <= Kind.SELECTOR) & ~selector_S & ~joiner_S
-    dropped_S |= (codes == ord("\r")) & _behind(codes == ord("\n"))
-    spaced_S = IS_SPACED[codes]
-    word_S = spaced_S | emoji_S
-    parts_S = IS_SEPARATOR[codes] & _before(word_S) & _behind(word_S)
-    shortest, longest = SEPARATES
-    letters, parts = int(spaced_S.sum()), int(parts_S.sum())
-    white = int(((kinds >= Kind.SPACE) & (kinds <= Kind.BREAK)).sum())
-    if letters >= JUDGED and white * longest < letters and parts * shortest <= letters < parts * longest:
-        kinds[parts_S] = Kind.WHITE
-        dropped_S &= ~parts_S
-    return dropped_S
-
-
-def _before(flags: np.ndarray) -> np.ndarray:
-    """The flag of the character before each."""
-    return np.concatenate([[False], flags[:-1]])
-
-
-def _behind(flags: np.ndarray) -> np.ndarray:
-    """The flag of the character behind each."""
-    return np.concatenate([flags[1:], [False]])
+    dropped_S |= (codes == ord("\r")) & behind(codes == ord("\n"))
+    jamo_S = IS_JAMO[codes]
+    kinds[(kinds == Kind.FILLER) & ~before(jamo_S) & ~behind(jamo_S)] = Kind.WHITE
+    parts_S = parting(codes, kinds, dropped_S & IS_SEPARATOR[codes])
+    kinds[parts_S] = Kind.WHITE
+    return dropped_S & ~parts_S
 
 
 def _join_white(
     codes: np.ndarray, kinds: np.ndarray, origins: np.ndarray, lines: Lines
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One space, or the line breaks that are kept, for every run of white space; none at either end."""
-    white_S = (kinds >= Kind.SPACE) & (kinds <= Kind.BREAK)
-    first_S = white_S & ~_before(white_S)
+    white_S = is_white(kinds)
+    first_S = white_S & ~before(white_S)
     codes = np.where(white_S, np.uint32(ord(" ")), codes)
     kept_S = first_S | ~white_S
     if lines is not Lines.NONE and (starts := np.flatnonzero(first_S)).size:
@@ -202,7 +188,7 @@ def _common_forms(codes: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     changed_S = kinds == Kind.MAPPED
     if wide_S.any():
         run_S = wide_S | (codes == ord(" "))
-        starts = np.flatnonzero(run_S != _before(run_S))
+        starts = np.flatnonzero(run_S != before(run_S))
         holds_letter_R = np.logical_or.reduceat(kinds == Kind.WIDE_LETTER, starts)
         sizes_R = np.diff(starts, append=len(codes))
         changed_S[starts[0] :] |= np.repeat(holds_letter_R, sizes_R) & wide_S[starts[0] :]
@@ -227,7 +213,7 @@ def _open_ligatures(codes: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray,
 def _compose(text: str, origins: np.ndarray) -> tuple[str, np.ndarray]:
     """Letters with their marks as one character, where there is one (NFC)."""
     mark_S = KINDS[_codes(text)] == Kind.MARK
-    begins, ends = np.flatnonzero(mark_S & ~_before(mark_S)), np.flatnonzero(mark_S & ~_behind(mark_S)) + 1
+    begins, ends = np.flatnonzero(mark_S & ~before(mark_S)), np.flatnonzero(mark_S & ~behind(mark_S)) + 1
     short = (begins > 0) & (ends - begins <= MOST_MARKS)
     composed, done = StringIO(), 0
     gone_from, gone_to = array("i"), array("i")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ from service.admission import Admission
 from service.api.exchange import begin_exchange, exchange_of
 from service.api.middleware import AdmissionMiddleware
 from service.app import build_app
-from service.errors import ClientGone, Draining, InvalidInput, TooManyBytes, TooManyRequests
+from service.errors import ClientGone, Draining, InvalidInput, TooManyBytes, TooManyRequests, TooManyRequestsFromPeer
 from service.settings import LimitSettings, LocalSettings, Settings
 
 KILO = 1024
@@ -47,6 +48,22 @@ def test_a_full_house_refuses_at_the_door_and_behind_it() -> None:
         with pytest.raises(TooManyRequests), admission.visit():
             pytest.fail("there was no room")
     assert admission.in_flight == 0
+
+
+def test_a_peer_that_has_its_share_is_refused_at_the_door_and_behind_it() -> None:
+    admission = Admission(LimitSettings(concurrent_requests=3, requests_per_peer=1))
+    greedy, other = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
+    with admission.visit(greedy) as late:
+        with admission.visit(greedy) as first:
+            first.enter()
+            with pytest.raises(TooManyRequestsFromPeer, match=r"1 requests from 192\.0\.2\.1 are in flight, and 1 is"):
+                late.enter()
+            with pytest.raises(TooManyRequestsFromPeer), admission.visit(greedy):
+                pytest.fail("the peer had its share")
+            with admission.visit(other) as neighbour, admission.visit(None) as unknown:
+                neighbour.enter()
+                unknown.enter()
+        late.enter()
 
 
 def test_bodies_share_their_room() -> None:
@@ -95,7 +112,7 @@ async def ask(admission: Admission, app: Callable[[Scope, Receive, Send], Awaita
     async def send(_: Message) -> None:
         pass
 
-    await AdmissionMiddleware(app, admission)(scope, receive, send)
+    await AdmissionMiddleware(app, admission, LimitSettings())(scope, receive, send)
 
 
 @pytest.mark.parametrize("error", [KeyError, InvalidInput, ClientGone, asyncio.CancelledError, GeneratorExit, OSError])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,9 +98,51 @@ def test_what_kubernetes_says_of_a_service_named_trident_is_no_mistake() -> None
 
 def test_a_part_that_is_not_json_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIDENT_SERVER", "9000x")
-    with pytest.raises(ValueError, match=r'field "server"') as caught:
+    with pytest.raises(ValueError, match="TRIDENT_SERVER is '9000x', which is not JSON") as caught:
         read_settings()
     assert "\n" not in str(caught.value)
+
+
+NETWORK = "it should be an address, or a network without bits behind its length: 10.0.0.0/8"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LIMITS__BODY_BYTES", "abc", "TRIDENT_LIMITS__BODY_BYTES is 'abc': it should be a whole number"),
+        ("LIMITS__BODY_BYTES", "1.5", "TRIDENT_LIMITS__BODY_BYTES is '1.5': it should be a whole number"),
+        ("LIMITS__BODY_BYTES", "0", "TRIDENT_LIMITS__BODY_BYTES is '0': it should be at least 1"),
+        ("LIMITS__TIMEOUT_S", "soon", "TRIDENT_LIMITS__TIMEOUT_S is 'soon': it should be a number"),
+        ("LIMITS__TIMEOUT_S", "0", "TRIDENT_LIMITS__TIMEOUT_S is '0': it should be more than 0.0"),
+        ("SERVER__PORT", "70000", "TRIDENT_SERVER__PORT is '70000': it should be at most 65535"),
+        ("STATE__KEEP", "maybe", "TRIDENT_STATE__KEEP is 'maybe': it should be true or false"),
+        ("SERVER__LOG_LEVEL", "loud", "it should be 'debug', 'info', 'warning' or 'error'"),
+        ("LIMITS", '{"body": 1}', "TRIDENT_LIMITS__BODY is no setting"),
+        ("LIMITS", '{"headers": "x"}', "TRIDENT_LIMITS__HEADERS is 'x': it should be a whole number"),
+        ("LIMITS", "5", "TRIDENT_LIMITS is 5: it should be an object"),
+        ("LIMITS__TRUSTED_PEERS", "10.0.0.1", "TRIDENT_LIMITS__TRUSTED_PEERS is '10.0.0.1', which is not JSON"),
+        ("LIMITS__TRUSTED_PEERS", '"10.0.0.1"', "TRIDENT_LIMITS__TRUSTED_PEERS is '10.0.0.1': it should be an array"),
+        ("LIMITS__TRUSTED_PEERS", '["10.0.0.1/8"]', f"TRIDENT_LIMITS__TRUSTED_PEERS__0 is '10.0.0.1/8': {NETWORK}"),
+        ("LIMITS__TRUSTED_PEERS", '["proxy"]', f"TRIDENT_LIMITS__TRUSTED_PEERS__0 is 'proxy': {NETWORK}"),
+        ("TRITON__URL", "http://triton:8001", "TRIDENT_TRITON__URL is 'http://triton:8001': it should be host:port"),
+        ("LIMITS__BODY_BYTES", "99999999999", "limits.body_bytes_in_flight is 67108864, less than one body may have"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_name_and_what_it_should_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    # Another setting that is no JSON, and need be none.
+    monkeypatch.setenv("TRIDENT_BATCHING__POLICY", "immediate")
+    monkeypatch.setenv(f"TRIDENT_{name}", value)
+    with pytest.raises(ValueError, match="^" + re.escape(said) if said.startswith("TRI") else re.escape(said)) as told:
+        read_settings()
+    for raw in ("\n", "Input", "Value error", "validat", "pydantic"):
+        assert raw not in str(told.value)
+
+
+def test_what_the_command_line_says_goes_by_its_own_name() -> None:
+    with pytest.raises(ValueError, match=r"^triton\.url is 'nowhere': it should be host:port"):
+        read_settings(triton={"url": "nowhere"})
 
 
 @pytest.mark.parametrize("command", [("service",), ("deploy", "serve")])
@@ -107,7 +150,7 @@ def test_a_part_that_is_not_json_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     ("name", "value", "said"),
     [
         ("TRIDENT_BATCHIN__POLICY", "immediate", "did you mean TRIDENT_BATCHING__POLICY?"),
-        ("TRIDENT_BATCHING__POLICY", "fastest", "batching.policy"),
+        ("TRIDENT_BATCHING__POLICY", "fastest", "TRIDENT_BATCHING__POLICY is 'fastest': it should be 'predictive'"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1_however_it_is_started(

@@ -67,6 +67,10 @@ class ServicePredictor:
     def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
         try:
             response = self._client.request(method, path, json=body)
+        except httpx.UnsupportedProtocol:
+            raise ValueError(
+                f"{str(self._client.base_url)!r} is no address of a service: write it as http://127.0.0.1:8000"
+            ) from None
         except httpx.HTTPError as error:
             reason = str(error).partition("] ")[2] or str(error) or type(error).__name__  # without "[Errno 111] "
             raise ValueError(

@@ -47,7 +47,7 @@ def test_a_trace_is_replayed_in_compressed_time(tmp_path) -> None:
 def test_a_csv_without_timestamps_is_named(tmp_path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"no TIMESTAMP column.*\['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"no column TIMESTAMP \(it has: a, b\)"):
         arrivals.trace(path, duration_s=1.0, speedup=1.0)
 
 
@@ -166,21 +166,22 @@ def test_figures_of_nothing_are_null_in_json_and_dashes_in_the_table(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("url", "reason"),
+    ("url", "told"),
     [
-        ("http://127.0.0.1:1", "connection refused"),
-        ("http://no-such-host.invalid:8000", "name or service not known"),
-        ("127.0.0.1:8000", "protocol"),
-        ("http://127.0.0.1:port", "port"),
+        ("http://127.0.0.1:1", "nothing answers at http://127.0.0.1:1: connection refused; start it with `make serve`"),
+        (
+            "http://no-such-host.invalid:8000",
+            "nothing answers at http://no-such-host.invalid:8000: name or service not",
+        ),
+        ("127.0.0.1:8000", "'127.0.0.1:8000' is no address of a service: write it as http://127.0.0.1:8000"),
+        ("http://127.0.0.1:port", "'http://127.0.0.1:port' is no address of a service"),
     ],
 )
-def test_a_load_on_nothing_ends_before_it_begins(tmp_path: Path, url: str, reason: str) -> None:
+def test_a_load_on_nothing_ends_before_it_begins(tmp_path: Path, url: str, told: str) -> None:
     done = bench("load", "--url", url, "--rate", 1, "--duration", 600, "--output", tmp_path / "f.json")
     assert isinstance(done.exception, ValueError)
     said = str(done.exception)
-    assert said.startswith(f"nothing answers at {url}: ")
-    assert reason in said.lower().replace("temporary failure in name resolution", "name or service not known")
-    assert "start it with `make serve`" in said
+    assert said.replace("temporary failure in name resolution", "name or service not known").startswith(told)
     assert "Errno" not in said
     assert not (tmp_path / "f.json").exists()
 
@@ -205,7 +206,7 @@ def test_a_report_is_printed_and_written_only_where_a_document_is_named(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("", "is not JSON"), ("[]", "must hold a JSON object"), ("{}", "holds no results")]
+    ("content", "said"), [("", "is not JSON"), ("[]", "holds no JSON object"), ("{}", "holds no results")]
 )
 def test_a_file_without_results_is_named(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "f.json").write_text(content)

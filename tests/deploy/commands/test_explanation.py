@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -45,6 +46,7 @@ COMMANDS = {
     "evaluate, service": ("evaluate", "qa", "--data", "{}", "--url", "http://127.0.0.1:1"),
     "evaluate, weights": ("evaluate", "generation", "--data", "object.json", "--checkpoint", "{}"),
     "bench report": ("bench", "report", "{}"),
+    "bench kernels": ("bench", "kernels", "--bundle", "{}"),
     "bench load, queries": ("bench", "load", "--output", "out.json", "--queries", "{}"),
     "bench load, trace": ("bench", "load", "--output", "out.json", "--trace", "{}"),
     "bench load, output": ("bench", "load", "--output", "{}/out.json", "--url", "http://127.0.0.1:1"),
@@ -78,7 +80,8 @@ def test_wrong_input_is_one_line_that_says_what_is_wrong(wrong_input: Path, comm
     else:
         assert isinstance(done.exception, MISTAKES), done.exception
         said = explain(done.exception, arguments[0])
-    assert said
+    # What is wrong, and behind a colon or a semicolon what to do about it.
+    assert re.search(r"[:;,] \w", said), said
     for raw in ("\n", "Errno", "codec", "Traceback", "weights_only` argument"):
         assert raw not in said, said
 
@@ -103,8 +106,9 @@ def test_a_foreign_checkpoint_is_told_with_what_was_found_in_it(wrong_input: Pat
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (FileNotFoundError(2, "No such file or directory", "a.json"), "a.json does not exist"),
-        (IsADirectoryError(21, "Is a directory", "a"), "a is a folder, and a file is wanted"),
+        (FileNotFoundError(2, "No such file or directory", "a.json"), "a.json does not exist: look at its spelling"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), "a/b cannot be, because a part of that path is a file"),
+        (IsADirectoryError(21, "Is a directory", "a"), "a is a folder: name a file"),
         (PermissionError(13, "Permission denied", "/root/a"), "/root/a may not be read or written by this user"),
         (OSError(28, "No space left on device", "a"), "a finds no space left on its disk"),
         (OSError(5, "Input/output error", "a"), "a cannot be used: input/output error"),

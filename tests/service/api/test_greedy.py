@@ -103,6 +103,7 @@ def test_a_slow_reader_gets_all_of_its_answer(strict: RunningGateway) -> None:
 
 
 def test_a_peer_s_connections_have_a_limit(strict: RunningGateway) -> None:
+    before = strict.metric("trident_requests_rejected_total", reason="connections")
     with ExitStack() as stack:
         held = [stack.enter_context(from_address(strict, "127.0.0.9")) for _ in range(PER_PEER)]
         for connection in held:
@@ -120,15 +121,20 @@ def test_a_peer_s_connections_have_a_limit(strict: RunningGateway) -> None:
     with from_address(strict, "127.0.0.9") as later:
         later.sendall(GET)
         assert later.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert strict.metric("trident_requests_rejected_total", reason="connections") == before + 1
 
 
 def test_all_connections_have_a_limit(strict: RunningGateway) -> None:
+    before = strict.metric("trident_requests_rejected_total", reason="connections")
     with ExitStack() as stack:
         for _ in range(60):
             stack.enter_context(connect(strict))
         with connect(strict, GET) as refused:
             error = check_error(parsed(rest(refused)), 503, "unavailable")
         assert "60 connections are open, and 60 is the limit" in error["message"]
+    strict.wait_until(
+        lambda: strict.metric("trident_requests_rejected_total", reason="connections") > before, "a counted refusal"
+    )
 
 
 def from_address(gateway: RunningGateway, address: str) -> socket.socket:

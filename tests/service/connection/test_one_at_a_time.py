@@ -78,7 +78,7 @@ class Recorder:
 def begin(application: Recorder) -> tuple[asyncio.BufferedProtocol, Transport]:
     """A connection that was just made."""
     config = Config(application, log_config=None, lifespan="off", ws="none", proxy_headers=False)
-    make = connections_within(LimitSettings(pipeline_bytes=PIPELINE_BYTES))
+    make = connections_within(LimitSettings(pipeline_bytes=PIPELINE_BYTES), lambda _: None)
     reader = make(config=config, server_state=ServerState(), app_state={})
     transport = Transport()
     reader.connection_made(transport)

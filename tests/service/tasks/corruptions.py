@@ -14,6 +14,12 @@ BREAKS = ("\n", "\r", "\r\n", "\x85", "\u2028", "\u2029", "\n\n\n", "\r\n \r\n")
 LIGATURES = {"ffi": "ﬃ", "ffl": "ﬄ", "ff": "ﬀ", "fi": "ﬁ", "fl": "ﬂ", "st": "ﬆ"}
 WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
+MATHEMATICAL = {ord(plain) + n: first + n for plain, first in (("A", 0x1D400), ("a", 0x1D41A)) for n in range(26)}
+CIRCLED = {ord(plain) + n: first + n for plain, first in (("A", 0x24B6), ("a", 0x24D0)) for n in range(26)}
+SELECTORS = "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE0110), 0x180B, 0x180C, 0x180D)))
+TAGS = "".join(map(chr, range(0xE0020, 0xE0080)))
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
 Corruption = Callable[[str, random.Random], str]
 
 
@@ -44,6 +50,15 @@ def _mixed_breaks(text: str, chance: random.Random) -> str:
     return re.sub(" ", lambda match: chance.choice(BREAKS) if chance.random() < 0.2 else match.group(), text)
 
 
+def _soft_line_ends(text: str, chance: random.Random) -> str:
+    return re.sub("(?<=[a-z]{2})(?=[a-z]{2})", lambda _: "\u00ad\n" if chance.random() < 0.1 else "", text)
+
+
+def set_apart(letters: str, words: str) -> Corruption:
+    """Something between all letters, and between words."""
+    return lambda text, _: words.join(letters.join(word) for word in text.split(" "))
+
+
 def _ligatures(text: str, _: random.Random) -> str:
     return re.sub("ff[il]?|f[il]|st", lambda match: LIGATURES[match.group()], text)
 
@@ -68,6 +83,15 @@ CORRUPTIONS: dict[str, Corruption] = {
     "paragraph separators": replace_spaces("\u2029"),
     "next lines": replace_spaces("\x85"),
     "zero-width spaces for spaces": replace_spaces("\u200b"),
+    "joiners for spaces": replace_spaces("\u200d"),
+    "non-joiners for spaces": replace_spaces("\u200c"),
+    "word joiners for spaces": replace_spaces("\u2060\u2060"),
+    "byte order marks for spaces": replace_spaces("\ufeff"),
+    "vowel separators for spaces": replace_spaces("\u180e"),
+    "controls for spaces": replace_spaces("\x00"),
+    "Korean fillers for spaces": replace_spaces("\u115f"),
+    "wide Korean fillers for spaces": replace_spaces("\u3164"),
+    "Braille blanks": replace_spaces("\u2800"),
     "zero-width spaces beside spaces": replace_spaces(" \u200b"),
     "lines of 72, LF": wrap("\n"),
     "lines of 72, CR LF": wrap("\r\n"),
@@ -75,13 +99,24 @@ CORRUPTIONS: dict[str, Corruption] = {
     "lines of 72, blank lines between": wrap("\n\n"),
     "lines of 72, spaces at their ends": wrap("   \n"),
     "lines of 72, indented": wrap("\n        "),
+    "lines ended at hyphens": lambda text, _: text.replace("-", "-\n"),
+    "lines ended at soft hyphens": _soft_line_ends,
+    "letters apart by thin spaces": set_apart("\u2009", " "),
+    "letters apart": set_apart(" ", "   "),
     "soft hyphens in words": insert("\u00ad", 0.15),
     "zero-width spaces in words": insert("\u200b", 0.15),
     "joiners in words": insert("\u200c\u200d", 0.15),
+    "variation selectors in words": insert(SELECTORS, 0.15),
+    "tags in words": insert(TAGS, 0.15),
+    "bidirectional marks in words": insert(BIDI, 0.15),
+    "words isolated": lambda text, _: " ".join(f"\u2068{word}\u2069" for word in text.split(" ")),
     "invisible characters anywhere": insert(INVISIBLE, 0.3),
     "byte order mark": lambda text, _: "\ufeff" + text,
     "full-width letters": lambda text, _: re.sub("[A-Za-z0-9]", lambda each: each.group().translate(WIDE), text),
     "full-width ASCII": lambda text, _: text.translate(WIDE).replace(" ", "\u3000"),
+    "mathematical letters": lambda text, _: text.translate(MATHEMATICAL),
+    "circled letters": lambda text, _: text.translate(CIRCLED),
+    "hyphens that break no lines": lambda text, _: text.replace("-", "\u2011"),
     "ligatures": _ligatures,
     "marks apart": lambda text, _: unicodedata.normalize("NFD", text),
     "white space of all kinds": _mixed_spaces,

@@ -10,19 +10,21 @@ import unicodedata
 
 import pytest
 import regex
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from service.tasks.normalisation import Lines, Normalised, normalise
+from service.tasks.words import JUDGED
 from tests.service.tasks.corruptions import CORRUPTIONS, INVISIBLE
 
 PLAIN = (
-    'The first bridge, built in 1871 for "Elias Berg & Sons" (an old café), cost $40 (or €36); it was burnt in 1902, '
-    "and nobody in the village knew who had flung the fiery staff. Its successor, the official one, stands still."
+    'The well-known first bridge, built in 1871 for "Elias Berg & Sons" (an old café), cost $40 (or €36); it was burnt '
+    "in 1902, and nobody in the village knew who had flung the fiery staff. Its successor, the official one, stands "
+    "still."
 )
 AWKWARD = (
     " \t\r\n\x0b\x0c\x85\u2028\u2029\xa0\u3000\x00\u200b\u200c\u200d\ufeff\xad\ufe0f"
-    "ab.，！Ａｂﬁﬃe\u212b\u0301\u0323👩👧क्षم光\u1100\u1161\u11a8𝐀Å"
+    "ab-\u2011\u2009.，！Ａｂﬁﬃe\u212b\u0301\u0323👩👧क्षم光\u1100\u1161\u11a8𝐀Å"
 )
 SOME_WHITE = st.sampled_from([" ", "\t", " \r\n", "\u3000\u200b ", "\n\n"])
 TEXTS = st.one_of(st.text(), st.text(alphabet=AWKWARD), st.text(alphabet="ab \n\r\t\u200b", max_size=200))
@@ -44,7 +46,9 @@ def test_a_word_is_found_where_it_was_sent(kind: str) -> None:
         start, end = normalised.place(*word.span())
         # Marks that a reader takes for a part of the letter before them are the graphemes' affair.
         end += len(regex.match(r"\p{M}*", spoilt[end:]).group())
-        assert normalise(spoilt[start:end]).text == word.group()
+        read = normalise(spoilt[start:end]).text
+        # Of one word alone nothing tells whether its letters are words.
+        assert (read.replace(" ", "") if kind == "letters apart" else read) == word.group()
         # The word, and nothing of its neighbours.
         assert not spoilt[start].isspace()
         assert not spoilt[end - 1].isspace()
@@ -70,6 +74,12 @@ def test_plain_letters_are_read_alike_behind_a_character_that_nobody_sees(text: 
 @example("Ａ\u200b，", Lines.NONE)
 @example("👩\u200d\u200d👧", Lines.NONE)
 @example("a" * 61 + "\x00b" * 3, Lines.NONE)
+@example("a-\u200b\n\nb", Lines.SINGLE)
+@example("a-\xad\nb\xad\n\xad c", Lines.DOUBLE)
+@example("Ａ－\nＢ 𝐀-\n𝐀 e\u0301-\ne", Lines.SINGLE)
+@example("a \u2009b\u2009c\u2009\u2009d", Lines.NONE)
+@example("a b c  " * 20, Lines.SINGLE)
+@example("\u115f\u1161\u115f\u1160", Lines.NONE)
 def test_normalising_twice_changes_nothing(text: str, lines: Lines) -> None:
     once = normalise(text, lines).text
     assert normalise(once, lines).text == once
@@ -109,6 +119,8 @@ def test_a_place_holds_what_is_read_there(text: str) -> None:
 def test_insertions_move_places_and_nothing_else(text: str, data: st.DataObject) -> None:
     """The text is known before it is spoilt, so the places are, too."""
     plain = " ".join(text.split())
+    # Words of one letter might be the letters of words.
+    assume(len(regex.findall(r"\b\w\b", plain)) < JUDGED)
     spoilt, places = "", []
     for character in plain:
         spoilt += data.draw(st.text(alphabet=INVISIBLE, max_size=2))
@@ -153,6 +165,29 @@ def test_what_the_model_knows_or_needs_stays(text: str) -> None:
 def test_a_soft_hyphen_in_a_long_word_parts_nothing() -> None:
     assert normalise("Donau\xaddampf\xadschiff").text == "Donaudampfschiff"
     assert normalise("www." + "a" * 100 + "\u200b.org").text == "www." + "a" * 100 + ".org"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("gold-\nthemed", "gold-themed"),
+        ("gold-\r\n    themed", "gold-themed"),
+        ("pages 10-\n\n20", "pages 10-20"),
+        ("Na\xad\n  tional", "National"),
+        ("- one\n- two", "- one - two"),
+        ("one -\ntwo", "one - two"),
+        ("he said-\n“no”", "he said- “no”"),
+        ("1\u2009000\u2009000 km", "1 000 000 km"),
+        ("B\u2009o\u2009w\u2009l 50", "Bowl 50"),
+        ("vitamins A B C D", "vitamins A B C D"),
+        ("A C G T " * 20, "a c g t " * 19 + "a c g t"),
+        ("w o r d s  a r e  h e r e  s e t  a p a r t ,  s e e", "words are here set apart, see"),
+        ("two\u2060\u2060words\u2060of:光\u2060光\u2060and\u2060longer\u2060text", "two words of:光光 and longer text"),
+        ("\u115f\u1161 a\u115fb", "\u115f\u1161 a b"),
+    ],
+)
+def test_white_space_within_words_and_words_without_it(text: str, read: str) -> None:
+    assert normalise(text).text == read
 
 
 def test_a_text_in_capitals_is_read_in_small_letters() -> None:

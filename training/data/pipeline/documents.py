@@ -62,7 +62,7 @@ def find_corpora(root: Path) -> Corpora:
     Raises ValueError where the folder is missing or holds no text, or two files would get one name.
     """
     if not root.is_dir():
-        raise ValueError(f"there is no folder {root}")
+        raise ValueError(f"there is no folder {root}: name a folder of corpora")
     labelled = {path for source in SOURCES if source.use is not Use.TEXT for path in root.glob(source.pattern)}
     texts = sorted(path for path in root.rglob("*") if path.name.endswith(SUFFIXES) and path not in labelled)
     if not texts:
