@@ -14,7 +14,10 @@ from typing import Any
 import httpx
 import psutil
 
+from deploy.server.installation import ROOT
+
 POLL_S = 0.1
+ANSWER_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 LOG_LINES = 20
 
@@ -52,6 +55,7 @@ class Running:
 
     program: Program
     process: psutil.Process
+    client: httpx.Client
 
     def resident_bytes(self) -> int:
         """Memory of the server and all processes below it; what they share counts once a process."""
@@ -63,7 +67,7 @@ class Running:
 
     def ask(self, body: Mapping[str, str] = QUESTION) -> dict[str, Any]:
         """The answer to a question. Raises httpx.HTTPError where there is none."""
-        response = httpx.post(f"{self.program.url}/v1/qa", json=dict(body), timeout=60.0)
+        response = self.client.post("/v1/qa", json=dict(body))
         return response.raise_for_status().json()
 
 
@@ -74,6 +78,7 @@ def running(program: Program, timeout_s: float) -> Iterator[Running]:
     with program.log.open("wb") as log:
         child = subprocess.Popen(
             list(program.command),
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -81,12 +86,15 @@ def running(program: Program, timeout_s: float) -> Iterator[Running]:
             # A Ctrl-C is for whoever measures, who then ends the server.
             start_new_session=True,
         )
-    server = Running(program, psutil.Process(child.pid))
+    process = psutil.Process(child.pid)
     try:
-        _wait_until_it_answers(server, child, timeout_s)
-        yield server
+        # The server is a neighbour: a proxy for the outer world does not know the way to it.
+        with httpx.Client(base_url=program.url, timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
+            server = Running(program, process, client)
+            _wait_until_it_answers(server, child, timeout_s)
+            yield server
     finally:
-        _end(server.process, child)
+        _end(process, child)
 
 
 def _wait_until_it_answers(server: Running, child: subprocess.Popen[bytes], timeout_s: float) -> None:

@@ -28,7 +28,11 @@ class Questions(litserve.LitAPI):
     def setup(self, device: str) -> None:
         """Load model and tokenizer, in the worker."""
         options = PeerOptions()
-        self._model, self._reader, self._loop = WindowModel(options.bundle), QuestionReader(options.bundle), asyncio.Runner()
+        self._model, self._reader, self._loop = (
+            WindowModel(options.bundle),
+            QuestionReader(options.bundle),
+            asyncio.Runner(),
+        )
 
     def decode_request(self, request: Mapping[str, str], **_: Any) -> Question:
         """A body to windows."""

@@ -23,8 +23,23 @@ class PeerOptions(BaseSettings):
     delay_ms: float = Field(default=0.0, ge=0)
     """How long the first of a batch waits for company."""
 
-    latency_ms: float = Field(default=1000.0, gt=0)
+    latency_ms: float = Field(default=60_000.0, gt=0)
     """What a batcher that adapts may let a request take."""
 
     concurrency: int = Field(default=1, ge=1)
     """Runs at a time, where there are no batches; they share the cores."""
+
+
+class DecodingOptions(BaseSettings):
+    """What is decoded, from variables that begin with `DECODING_`."""
+
+    model_config = SettingsConfigDict(env_prefix="DECODING_")
+
+    bundle: Path = Path("model/pretrained")
+    rows: tuple[int, ...] = (1, 8, 32)
+    """Sequences at once, one measurement each; in the environment a JSON list."""
+
+    source_tokens: int = Field(default=512, ge=1)
+    new_tokens: int = Field(default=64, ge=2)
+    repeats: int = Field(default=3, ge=1)
+    seed: int = 0

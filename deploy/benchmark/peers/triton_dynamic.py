@@ -1,7 +1,7 @@
 """Triton's own dynamic batcher: a FastAPI without batching sends it every window as a request of its own.
 
-The same embedded server, Python backend, engine code and gRPC as Trident's. Its batcher joins requests of one shape only,
-unless a model takes ragged batches; `ragged_model.py` does, which is what NVIDIA's documentation has for such inputs.
+The same embedded server, Python backend, engine code and gRPC as Trident's. Its batcher joins requests of one shape
+only, unless a model takes ragged batches; `ragged_model.py` does, as NVIDIA's documentation has it for such inputs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ async def opened(options: PeerOptions) -> AsyncIterator[ReadWindow]:
             async with grpc.InferenceServerClient(plan.url) as client:
 
                 async def read(window: np.ndarray) -> np.ndarray:
-                    ids, lengths = InferInput("input_ids", [1, len(window)], "INT64"), InferInput("lengths", [1, 1], "INT32")
+                    ids, lengths = (
+                        InferInput("input_ids", [1, len(window)], "INT64"),
+                        InferInput("lengths", [1, 1], "INT32"),
+                    )
                     ids.set_data_from_numpy(window[None])
                     lengths.set_data_from_numpy(np.array([[len(window)]], np.int32))
                     result = await client.infer(MODEL, [ids, lengths])
