@@ -6,6 +6,8 @@ heads. How fast it decodes does not depend on its weights.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
@@ -13,6 +15,8 @@ from deploy.benchmark.peers.decoding import VOCABULARY
 from model.configuration import HybridConfig
 
 POSITIONS = 2048
+OLD_FIELDS: dict[str, Any] = {"normalize_before": False, "normalize_embedding": True}
+"""Of older configurations: CTranslate2's converter reads them, and transformers no longer knows them."""
 
 
 def make_bart(seed: int = 0) -> BartForConditionalGeneration:
@@ -30,5 +34,6 @@ def make_bart(seed: int = 0) -> BartForConditionalGeneration:
         decoder_ffn_dim=student.decoder_ffn,
         decoder_attention_heads=student.num_heads,
         forced_eos_token_id=None,
+        **OLD_FIELDS,
     )
     return BartForConditionalGeneration(config).eval()

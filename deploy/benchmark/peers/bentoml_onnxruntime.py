@@ -54,7 +54,7 @@ def main() -> None:
     """Become BentoML's own command."""
     where = ["--host", HOST, "--port", str(OPTIONS.port)]
     # Its workers import the service by this name.
-    service = f"deploy.benchmark.peers.bentoml_onnxruntime:{Questions.name}"
+    service = "deploy.benchmark.peers.bentoml_onnxruntime:Questions"
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", service, *where])
 
 

@@ -25,7 +25,6 @@ WAITING = 10_000
 """Requests at the replica at once."""
 
 
-@serve.deployment(num_replicas=1, max_ongoing_requests=WAITING, ray_actor_options={"num_cpus": 1})
 class Questions:
     """The replica."""
 
@@ -52,7 +51,8 @@ def main() -> None:
     try:
         http = {"host": HOST, "port": OPTIONS.port}
         serve.start(http_options=http, logging_config={"enable_access_log": False})
-        serve.run(Questions.bind(), route_prefix="/v1/qa", blocking=True)
+        deployed = serve.deployment(num_replicas=1, max_ongoing_requests=WAITING)(Questions)
+        serve.run(deployed.bind(), route_prefix="/v1/qa", blocking=True)
     except KeyboardInterrupt:
         pass
     finally:
