@@ -22,6 +22,7 @@ def peers(
     trace: Annotated[
         Path | None, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens; drawn without one.")
     ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One round, few requests, no settings tried.")] = False,
     only: Annotated[str, typer.Option(help="Keys of servers and decoders, between commas; all without it.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Repeats whose median counts; 1 where --quick.")] = 3,
@@ -64,13 +65,14 @@ def peers(
     if install:
         make_missing(_environments(chosen), say)
     folder = output or (QUICK_RESULTS if quick else RESULTS)
-    questions = sized_questions(PRETRAINED)
+    served = (bundle or PRETRAINED).resolve()
+    questions = sized_questions(served)
     comparison = Comparison(
-        bundle=PRETRAINED,
+        bundle=served,
         shape=shape_of(trace, requests or (QUICK_REQUESTS if quick else REQUESTS), questions, seed),
         questions=questions,
         effort=Effort(loads=3 if quick else 5, rounds=1 if quick else rounds, sweeps=not quick),
-        decoding={"DECODING_BUNDLE": str(PRETRAINED), **(QUICK_DECODING if quick else {})},
+        decoding={"DECODING_BUNDLE": str(served), **(QUICK_DECODING if quick else {})},
         output=folder,
         say=say,
     )

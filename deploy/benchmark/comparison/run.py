@@ -132,7 +132,7 @@ class Comparison:
 
     def _started(self, system: System, setting: Setting) -> AbstractContextManager[Running]:
         (port,) = free_ports(1)
-        return running(system.program(port, setting, self.output / "logs"), system.start_timeout_s)
+        return running(system.program(self.bundle, port, setting, self.output / "logs"), system.start_timeout_s)
 
     def _sweep(self, system: System, asked: Asked) -> None:
         result = self.results[system.key]

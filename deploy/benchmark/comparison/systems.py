@@ -44,12 +44,13 @@ class System:
         """Its interpreter."""
         return sys.executable if self.environment is None else str(self.environment.python)
 
-    def program(self, port: int, setting: Setting, logs: Path) -> Program:
-        """What to start to have it with that setting."""
+    def program(self, bundle: Path, port: int, setting: Setting, logs: Path) -> Program:
+        """What to start to have it serve a bundle with that setting."""
+        given = {"PEER_BUNDLE": str(bundle), "PEER_PORT": str(port), "TRIDENT_BUNDLE": str(bundle)}
         return Program(
             name=self.name,
             command=[self.python, *(argument.format(port=port) for argument in self.arguments)],
-            variables={**self.variables, **setting, "PEER_PORT": str(port)},
+            variables={**self.variables, **setting, **given},
             port=port,
             log=logs / f"{self.key}.log",
         )
@@ -61,8 +62,12 @@ def _trident(policy: str, settings: Sequence[Setting] = ({},)) -> System:
         name=f"Trident, {policy}",
         arguments=("-m", "deploy", "serve", "--port", "{port}"),
         packages=("onnxruntime", "fastapi", "uvicorn", "tritonclient"),
-        # What it learnt at another time, beside other work, is left alone.
-        variables={"TRIDENT_BATCHING__POLICY": policy, "TRIDENT_STATE__KEEP": "false"},
+        # What it learnt at another time, beside other work, is left alone; nobody else writes a line a request either.
+        variables={
+            "TRIDENT_BATCHING__POLICY": policy,
+            "TRIDENT_STATE__KEEP": "false",
+            "TRIDENT_SERVER__LOG_LEVEL": "warning",
+        },
         settings=settings,
     )
 
