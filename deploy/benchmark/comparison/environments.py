@@ -100,7 +100,7 @@ def make_missing(environments: Sequence[Environment], say: Callable[[str], None]
     names = ", ".join(each.name for each in missing)
     say(f"Installing {names} into {FOLDER.name}/: about {total_mb} MB, one to three minutes each, once")
     for each in missing:
-        say(f"  {each.folder.relative_to(ROOT)}")
+        say(f"  {each.folder}")
         each.make()
 
 

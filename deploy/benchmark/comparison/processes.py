@@ -19,6 +19,7 @@ from deploy.server.installation import ROOT
 POLL_S = 0.1
 ANSWER_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+WORKERS_TIMEOUT_S = 2.0
 LOG_LINES = 20
 
 QUESTION = {
@@ -123,9 +124,10 @@ def _end(process: psutil.Process, child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
         child.wait(STOP_TIMEOUT_S)
-    _, left = psutil.wait_procs(family, timeout=0 if child.poll() is None else 2.0)
+    _, left = psutil.wait_procs(family, timeout=0 if child.poll() is None else WORKERS_TIMEOUT_S)
     for each in left:
         with suppress(psutil.NoSuchProcess):
             each.kill()
     child.kill()
     child.wait()
+    psutil.wait_procs(left, timeout=WORKERS_TIMEOUT_S)
