@@ -6,11 +6,11 @@ served with, for the same graph is to run as fast behind all of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -67,7 +67,7 @@ class Environment:
         _run([sys.executable, "-m", "venv", "--clear", str(self.folder)])
         pip = [str(self.python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-            constraints.write("".join(f"{each}=={version(each)}\n" for each in SAME_EVERYWHERE))
+            constraints.write("\n".join(_pins()))
             constraints.flush()
             itself = f"{ROOT}[{self.extras}]" if self.extras else str(ROOT)
             _run([*pip, "-c", constraints.name, "-e", itself, "-r", str(self._requirements)])
@@ -78,11 +78,11 @@ class Environment:
         return REQUIREMENTS / f"{self.name}.txt"
 
     def _made_of(self) -> str:
-        digest = hashlib.sha256()
-        for path in (ROOT / "pyproject.toml", self._requirements):
-            digest.update(path.read_bytes())
-        pinned = " ".join(f"{each}=={version(each)}" for each in SAME_EVERYWHERE)
-        return f"{digest.hexdigest()} {pinned}\n"
+        """All that is asked of pip, one package a line."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        extras = [project["optional-dependencies"][extra] for extra in self.extras.split(",") if extra]
+        wanted = [*project["dependencies"], *(each for extra in extras for each in extra), *_pins()]
+        return "\n".join([*wanted, self._requirements.read_text(encoding="utf-8")])
 
 
 LITSERVE = Environment(name="litserve", megabytes=350)
@@ -102,6 +102,10 @@ def make_missing(environments: Sequence[Environment], say: Callable[[str], None]
     for each in missing:
         say(f"  {each.folder}")
         each.make()
+
+
+def _pins() -> list[str]:
+    return [f"{each}=={version(each)}" for each in SAME_EVERYWHERE]
 
 
 def versions(python: Path | str, packages: Sequence[str]) -> dict[str, str]:
