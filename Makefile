@@ -43,7 +43,7 @@ lint: $(DEV)  ## ruff, mypy, and who may import whom
 	.venv/bin/lint-imports --no-cache --no-logo
 
 bench: $(COMPARE) triton  ## compare Trident with other servers and decoders: hours; QUICK=1: ten minutes (BENCH="--only …")
-	$(VENV) -m deploy bench peers $(if $(QUICK),--quick,--document docs/benchmarks.md) $(BENCH)
+	$(VENV) -m deploy bench peers $(if $(QUICK),--quick,--document docs/benchmarks.md --plot docs/plots/peers.svg) $(BENCH)
 
 clean:  ## remove environments, caches and whatever was generated
 	rm -rf .venv .venv-triton .bench model_repository-* build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,9 @@ def peers(
     ] = None,
     document: Annotated[
         Path | None, typer.Option(help="Markdown file to write the tables into, between its markers.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="SVG to draw.", show_default="peers.svg in the folder of the results")
     ] = None,
     install: Annotated[
         bool, typer.Option(help="Make the environments that are missing; without it their systems are an error.")
@@ -80,14 +84,15 @@ def peers(
         comparison.servers(servers)
     if decoders:
         comparison.decoders(decoders)
-    report(folder, document)
+    report(folder, document, plot or folder / "peers.svg")
     if comparison.failures:
         say(f"Not measured: {', '.join(dict.fromkeys(comparison.failures))}; logs are in {folder / 'logs'}")
         raise typer.Exit(1)
 
 
-def report(folder: Path, document: Path | None) -> None:
-    """Print the tables of a folder of results, or write them into a document."""
+def report(folder: Path, document: Path | None, plot: Path) -> None:
+    """Print the tables of a folder of results, or write them into a document, and draw them."""
+    from deploy.benchmark import plots
     from deploy.benchmark.comparison.systems import DECODERS, SERVERS
     from deploy.benchmark.comparison.tables import decoders_table, servers_table
     from deploy.benchmark.report import replace_between
@@ -97,10 +102,15 @@ def report(folder: Path, document: Path | None) -> None:
     paths = [folder / f"{each.key}.json" for each in (*SERVERS, *DECODERS)]
     results = [read_object(path) for path in paths if path.is_file()]
     tables = {"peers": servers_table(results), "decoders": decoders_table(results)}
+    if any("saturation_per_s" in each for result in results for each in result["rounds"]):
+        plots.plot(results, plot)
     if document is None:
-        typer.echo("\n\n".join(tables.values()))
+        typer.echo("\n\n".join(filter(None, tables.values())))
         return
     text = document.read_text(encoding="utf-8")
+    if plot.is_file():
+        drawn = Path(os.path.relpath(plot, document.parent)).as_posix()
+        tables["peers"] += f"\n\n![Share in time and goodput over load, latency over rate, by server]({drawn})"
     for section, table in tables.items():
         text = replace_between(text, section, table)
     write_text(document, text)
