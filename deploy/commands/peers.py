@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 RESULTS = Path("docs/results/peers")
 QUICK_RESULTS = Path("artifacts/peers")
-REQUESTS, QUICK_REQUESTS = 500, 120
+LOGS = QUICK_RESULTS / "logs"
+REQUESTS = 4000
+"""Of a trace, or drawn, at most."""
+
 QUICK_DECODING = {"DECODING_ROWS": "[1, 8]", "DECODING_NEW_TOKENS": "32", "DECODING_REPEATS": "1"}
 
 
@@ -28,7 +31,8 @@ def peers(
     only: Annotated[str, typer.Option(help="Keys of servers and decoders, between commas; all without it.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Repeats whose median counts; 1 where --quick.")] = 3,
     requests: Annotated[
-        int | None, typer.Option(min=20, help="Of the trace, at every load.", show_default="500; 120 where --quick")
+        int | None,
+        typer.Option(min=20, help="At every load.", show_default="what load 1 takes 16 s for; 4 s where --quick"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -59,6 +63,8 @@ def peers(
     from deploy.commands.output import usage_errors
     from service.settings import PRETRAINED
 
+    quick_effort = Effort(seconds=4, loads=3, rounds=1, sweeps=False)
+
     def say(what: str) -> None:
         typer.echo(what, err=True)
 
@@ -73,11 +79,13 @@ def peers(
     questions = sized_questions(served)
     comparison = Comparison(
         bundle=served,
-        shape=shape_of(trace, requests or (QUICK_REQUESTS if quick else REQUESTS), questions, seed),
+        shape=shape_of(trace, requests or REQUESTS, questions, seed),
+        requests=requests,
         questions=questions,
-        effort=Effort(loads=3 if quick else 5, rounds=1 if quick else rounds, sweeps=not quick),
+        effort=quick_effort if quick else Effort(seconds=16, loads=5, rounds=rounds, sweeps=True),
         decoding={"DECODING_BUNDLE": str(served), **(QUICK_DECODING if quick else {})},
         output=folder,
+        logs=LOGS,
         say=say,
     )
     if servers:
@@ -86,12 +94,15 @@ def peers(
         comparison.decoders(decoders)
     report(folder, document, plot or folder / "peers.svg")
     if comparison.failures:
-        say(f"Not measured: {', '.join(dict.fromkeys(comparison.failures))}; logs are in {folder / 'logs'}")
+        say(f"Not measured: {', '.join(dict.fromkeys(comparison.failures))}; their logs are in {LOGS}")
         raise typer.Exit(1)
 
 
 def report(folder: Path, document: Path | None, plot: Path) -> None:
-    """Print the tables of a folder of results, or write them into a document, and draw them."""
+    """Print the tables of a folder of results, or write them into a document, and draw them.
+
+    The folder may have been filled by several runs, of some systems each.
+    """
     from deploy.benchmark import plots
     from deploy.benchmark.comparison.systems import DECODERS, SERVERS
     from deploy.benchmark.comparison.tables import decoders_table, servers_table
@@ -102,17 +113,17 @@ def report(folder: Path, document: Path | None, plot: Path) -> None:
     paths = [folder / f"{each.key}.json" for each in (*SERVERS, *DECODERS)]
     results = [read_object(path) for path in paths if path.is_file()]
     tables = {"peers": servers_table(results), "decoders": decoders_table(results)}
-    if any("saturation_per_s" in each for result in results for each in result["rounds"]):
+    if tables["peers"]:
         plots.plot(results, plot)
     if document is None:
         typer.echo("\n\n".join(filter(None, tables.values())))
         return
     text = document.read_text(encoding="utf-8")
-    if plot.is_file():
+    if tables["peers"]:
         drawn = Path(os.path.relpath(plot, document.parent)).as_posix()
         tables["peers"] += f"\n\n![Share in time and goodput over load, latency over rate, by server]({drawn})"
     for section, table in tables.items():
-        text = replace_between(text, section, table)
+        text = replace_between(text, section, table) if table else text
     write_text(document, text)
     typer.echo(f"{document}: {len(results)} systems")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 from deploy.benchmark.comparison.processes import Running
 from deploy.benchmark.comparison.questions import Asked
 from deploy.benchmark.comparison.search import probe
+from deploy.benchmark.questions import SizedQuestions
 from deploy.benchmark.replay import TOO_MANY_REQUESTS, Answers, at_once, replay
+from deploy.benchmark.unbatched import unbatched_s
 
 OVERLOAD = 1.5
-CLIENTS = 64
-"""Of the closed loop that finds the throughput at saturation: two full batches."""
+CLIENTS = (64, 16, 4)
+"""Of the closed loop that finds the throughput at saturation: two full batches, or what a server does not refuse."""
 
 SWEPT_LOADS = (0.4, 0.8)
 """At which a setting is judged: below what good servers keep up with, and near it."""
@@ -41,6 +44,9 @@ class OtherAnswers(ValueError):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
     """How much is run."""
+
+    seconds: float
+    """That load 1.0 takes, by which the number of requests is chosen."""
 
     loads: int
     """Tried in search of the highest one."""
@@ -82,13 +88,21 @@ def figures(answers: Answers, asked: Asked, load: float) -> dict[str, Any]:
 
 
 def saturate(server: Running, asked: Asked) -> float:
-    """Answers a second where many clients each ask as soon as they are answered. Raises ValueError where one is not."""
-    return len(asked.bodies) / asyncio.run(at_once(server.program.url, asked.bodies, CLIENTS))
+    """Answers a second where many clients each ask as soon as they are answered.
+
+    Raises ValueError where even a few of them are not.
+    """
+    *many, few = CLIENTS
+    for clients in many:
+        with suppress(ValueError):
+            return len(asked.bodies) / asyncio.run(at_once(server.program.url, asked.bodies, clients))
+    return len(asked.bodies) / asyncio.run(at_once(server.program.url, asked.bodies, few))
 
 
-def measure(server: Running, asked: Asked, effort: Effort, say: Say) -> dict[str, Any]:
-    """Everything of one round: saturation first, which also warms the server up, then loads up and down, then 1.5."""
+def measure(server: Running, asked: Asked, questions: SizedQuestions, effort: Effort, say: Say) -> dict[str, Any]:
+    """Everything of one round: requests alone, saturation, loads up and down, then 1.5."""
     say("saturation")
+    alone_s = asyncio.run(unbatched_s(server.program.url, questions, asked.shape.tokens))
     saturation_per_s = saturate(server, asked)
     runs: list[dict[str, Any]] = []
 
@@ -102,6 +116,7 @@ def measure(server: Running, asked: Asked, effort: Effort, say: Say) -> dict[str
         attained(OVERLOAD)
     return {
         "capacity_per_s": asked.capacity_per_s,
+        "alone_ms": 1e3 * float(np.median(alone_s)),
         "saturation_per_s": saturation_per_s,
         "resident_bytes": server.resident_bytes(),
         "runs": sorted(runs, key=lambda run: run["load"]),

@@ -30,6 +30,10 @@ class Shape:
     tokens: np.ndarray
     """INT [R], of sources."""
 
+    def first(self, requests: int) -> Shape:
+        """So many of them."""
+        return Shape(source=self.source, offsets_s=self.offsets_s[:requests], tokens=self.tokens[:requests])
+
 
 def shape_of(trace: Path | None, requests: int, questions: SizedQuestions, seed: int) -> Shape:
     """The first requests of a trace; without one, Poisson arrivals of lengths that are as skewed as a chat's are."""
@@ -52,23 +56,33 @@ class Asked:
     patience_s: np.ndarray
     """FP64 [R]: five times what the request takes alone, 50 ms at least."""
 
-    work_s: float
-    """What load 1.0 is: seconds of raw ONNX Runtime on all requests in batches sorted by length."""
+    work_s: np.ndarray
+    """FP64 [R]: what load 1.0 is, a request's share of its batch where raw ONNX Runtime takes all in batches
+    sorted by length."""
 
     @property
     def capacity_per_s(self) -> float:
         """Requests a second at load 1.0."""
-        return len(self.bodies) / self.work_s
+        return len(self.bodies) / float(self.work_s.sum())
+
+    def first(self, requests: int) -> Asked:
+        """So many of them."""
+        return Asked(
+            shape=self.shape.first(requests),
+            bodies=self.bodies[:requests],
+            patience_s=self.patience_s[:requests],
+            work_s=self.work_s[:requests],
+        )
 
     def at(self, load: float) -> Schedule:
         """The requests at a load."""
-        span_s = self.work_s / load
+        span_s = float(self.work_s.sum()) / load
         arrivals_s = self.shape.offsets_s / max(float(self.shape.offsets_s[-1]), 1e-9) * span_s
         return Schedule(arrivals_s=arrivals_s, patience_s=self.patience_s, bodies=self.bodies)
 
     def compression(self, load: float) -> float:
         """By how much a load plays the trace faster than it was recorded."""
-        return float(self.shape.offsets_s[-1]) * load / self.work_s
+        return float(self.shape.offsets_s[-1]) * load / float(self.work_s.sum())
 
 
 def patience_s(alone_s: np.ndarray) -> np.ndarray:

@@ -40,6 +40,13 @@ ROWS = 32
 """Of the sorted batches that load 1.0 is made of."""
 
 RAW_REPEATS = 3
+TRIED = 64
+"""Requests by which their number is chosen."""
+
+FEWEST = 40
+SWEEP_SHARE = 0.3
+"""Of the requests, for trying settings."""
+
 DECODING_TIMEOUT_S = 1800
 
 
@@ -57,7 +64,13 @@ class Comparison:
     output: Path
     """Folder of the results, one file a system."""
 
+    logs: Path
+    """Folder of what servers print."""
+
     say: Say
+    requests: int | None = None
+    """How many of the shape's are sent at every load; None chooses by their speed here."""
+
     results: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
     failures: list[str] = field(init=False, default_factory=list)
     """Systems that did not start, or answered otherwise: the others are measured all the same."""
@@ -95,9 +108,9 @@ class Comparison:
             "machine": processor(),
             "workload": {
                 "source": self.shape.source,
-                "requests": len(self.shape.tokens),
-                "tokens_mean": float(self.shape.tokens.mean()),
-                "tokens_max": int(self.shape.tokens.max()),
+                "requests": self.requests,
+                "tokens_mean": float(self.shape.tokens[: self.requests].mean()),
+                "tokens_max": int(self.shape.tokens[: self.requests].max()),
             },
             "sweep": [],
             "rounds": [],
@@ -106,19 +119,24 @@ class Comparison:
     def _try(self, system: System, work: Callable[[], None]) -> None:
         try:
             work()
-        except (ValueError, OSError, subprocess.SubprocessError) as error:
+        except Exception as error:
+            # Frameworks fail in ways of their own; the other systems are measured all the same.
             self.say(f"{system.name}: {error}")
             self.failures.append(system.name)
         self._write(system)
 
     def _asked(self) -> Asked:
         self.say("load 1.0, and what requests take alone")
-        raw, tokens = RawModel(self.bundle), self.shape.tokens
-        work_s = float(np.median([raw.shares_s(tokens, ROWS).sum() for _ in range(RAW_REPEATS)]))
+        raw = RawModel(self.bundle)
+        if self.requests is None:
+            share_s = float(raw.shares_s(self.shape.tokens[:TRIED], ROWS).mean())
+            self.requests = max(FEWEST, round(self.effort.seconds / share_s))
+        shape = self.shape.first(self.requests)
+        work_s = np.median([raw.shares_s(shape.tokens, ROWS) for _ in range(RAW_REPEATS)], axis=0)
         with self._started(TRIDENT, TRIDENT.settings[0]) as server:
-            alone_s = asyncio.run(unbatched_s(server.program.url, self.questions, tokens))
-        bodies = self.questions.bodies(tokens)
-        return Asked(shape=self.shape, bodies=bodies, patience_s=patience_s(alone_s), work_s=work_s)
+            alone_s = asyncio.run(unbatched_s(server.program.url, self.questions, shape.tokens))
+        bodies = self.questions.bodies(shape.tokens)
+        return Asked(shape=shape, bodies=bodies, patience_s=patience_s(alone_s), work_s=work_s)
 
     def _expected(self) -> list[dict[str, Any]]:
         """Answers of the graph and the gateway's code, without any server."""
@@ -132,21 +150,22 @@ class Comparison:
 
     def _started(self, system: System, setting: Setting) -> AbstractContextManager[Running]:
         (port,) = free_ports(1)
-        return running(system.program(self.bundle, port, setting, self.output / "logs"), system.start_timeout_s)
+        return running(system.program(self.bundle, port, setting, self.logs), system.start_timeout_s)
 
     def _sweep(self, system: System, asked: Asked) -> None:
         result = self.results[system.key]
+        short = asked.first(max(FEWEST, round(SWEEP_SHARE * len(asked.bodies))))
         for setting in system.settings:
             self.say(f"{system.name}, {', '.join(f'{name}={value}' for name, value in setting.items())}")
             with self._started(system, setting) as server:
-                result["sweep"].append({"setting": dict(setting), "attained": judge(server, asked)})
+                result["sweep"].append({"setting": dict(setting), "attained": judge(server, short)})
         result["setting"] = max(result["sweep"], key=lambda tried: sum(tried["attained"].values()))["setting"]
 
     def _round(self, system: System, asked: Asked, expected: list[dict[str, Any]]) -> None:
         result = self.results[system.key]
         with self._started(system, result["setting"]) as server:
             difference = check_answers(server, asked, expected)
-            measured = measure(server, asked, self.effort, lambda what: self.say(f"  {what}"))
+            measured = measure(server, asked, self.questions, self.effort, lambda what: self.say(f"  {what}"))
         result["rounds"].append({"score_difference": difference, **measured})
 
     def _decode(self, system: System) -> None:

@@ -11,7 +11,7 @@ from deploy.benchmark.comparison.search import highest_load
 
 SERVERS_HEADER = (
     "| server | highest load with 95 % in time (range) | of the first | goodput at 1.5, /s | of its saturation "
-    "| saturation, /s | median latency at the lowest load, ms | memory, MB | settings |\n"
+    "| saturation, /s | alone, ms | memory, MB | settings |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -19,8 +19,10 @@ Result = dict[str, Any]
 
 
 def servers_table(results: Sequence[Result]) -> str:
-    """One line a server, in the order given."""
+    """One line a server, in the order given; empty without any."""
     measured = [each for each in results if each["rounds"] and "saturation_per_s" in each["rounds"][0]]
+    if not measured:
+        return ""
     lines, first = [SERVERS_HEADER], 0.0
     for result in measured:
         loads = [_highest(each) for each in result["rounds"]]
@@ -29,14 +31,14 @@ def servers_table(results: Sequence[Result]) -> str:
         lines.append(
             f"| {result['name']} | {median(loads):.2f} ({min(loads):.2f} – {max(loads):.2f}) "
             f"| {median(loads) / first:.2f} | {goodput:.1f} | {goodput / saturation:.0%} | {saturation:.1f} "
-            f"| {_median(result, lambda each: each['runs'][0]['latency_ms_p50'] or 0.0):.0f} "
+            f"| {_median(result, lambda each: each['alone_ms']):.0f} "
             f"| {_median(result, lambda each: each['resident_bytes']) / 1e6:.0f} | {_setting(result['setting'])} |"
         )
     return "\n".join(lines)
 
 
 def decoders_table(results: Sequence[Result]) -> str:
-    """One line a decoder: seconds to the first token, and tokens a second after it, by rows."""
+    """One line a decoder: seconds to the first token, and tokens a second after it, by rows; empty without any."""
     measured = [each for each in results if each["rounds"] and "settings" in each["rounds"][0]]
     if not measured:
         return ""

@@ -31,13 +31,20 @@ def asked(requests: int = 20) -> Asked:
     """Requests that a server of any speed answers in time."""
     tokens = np.full(requests, 20)
     shape = Shape(source="drawn", offsets_s=np.linspace(0, 1, requests), tokens=tokens)
-    return Asked(shape=shape, bodies=QUESTIONS.bodies(tokens), patience_s=np.full(requests, 60.0), work_s=0.05)
+    return Asked(
+        shape=shape,
+        bodies=QUESTIONS.bodies(tokens),
+        patience_s=np.full(requests, 60.0),
+        work_s=np.full(requests, 0.0025),
+    )
 
 
 def test_a_peer_is_started_driven_and_stopped_with_its_workers(tmp_path: Path) -> None:
     with running(small_peer(tmp_path), timeout_s=30) as server:
         (worker,) = server.process.children()
-        measured = measure(server, asked(), Effort(loads=2, rounds=1, sweeps=False), lambda _: None)
+        measured = measure(
+            server, asked(), QUESTIONS, Effort(seconds=1, loads=2, rounds=1, sweeps=False), lambda _: None
+        )
         assert server.resident_bytes() > server.process.memory_info().rss
     assert not server.process.is_running()
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
