@@ -2,8 +2,9 @@
 #
 #   .venv         Trident itself: what serving needs (`make serve`), or everything (`make test`)
 #   .venv-triton  what runs inside the embedded Triton server, with a numpy of its own (docs/decisions/0001)
+#   .bench        what Trident is compared with (`make bench`), an environment each
 #
-# Each is made again only when pyproject.toml or this file changes.
+# The first two are made again only when pyproject.toml or this file changes.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -14,12 +15,15 @@ PORT ?= 8000
 PYTEST ?=
 # Processes that run test files side by side: many tests wait more than they compute.
 WORKERS ?= 2
-BENCH ?= --output artifacts/load.json
+# Further arguments of `trident bench peers`.
+BENCH ?=
+QUICK ?=
 PYTHON ?=
 
 VENV := .venv/bin/python
 PIP := -m pip --quiet --disable-pip-version-check install
 SERVE := .venv/.serve
+COMPARE := .venv/.compare
 DEV := .venv/.dev
 TRITON := .venv-triton/.complete
 
@@ -38,11 +42,11 @@ lint: $(DEV)  ## ruff, mypy, and who may import whom
 	$(VENV) -m mypy
 	.venv/bin/lint-imports --no-cache --no-logo
 
-bench: $(SERVE)  ## load a running service and record every sample (BENCH="--url … --rate … --output …")
-	$(VENV) -m deploy bench load $(BENCH)
+bench: $(COMPARE) triton  ## compare Trident with other servers and decoders: hours; QUICK=1: ten minutes (BENCH="--only …")
+	$(VENV) -m deploy bench peers $(if $(QUICK),--quick,--document docs/benchmarks.md --plot docs/plots/peers.svg) $(BENCH)
 
 clean:  ## remove environments, caches and whatever was generated
-	rm -rf .venv .venv-triton model_repository-* build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-triton .bench model_repository-* build dist artifacts *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -55,10 +59,15 @@ $(SERVE): pyproject.toml Makefile | .venv/bin/pip
 	@$(VENV) $(PIP) -e '.[serve]'
 	@touch $@
 
+$(COMPARE): pyproject.toml Makefile | .venv/bin/pip
+	@echo "Installing what serving and comparing need into .venv"
+	@$(VENV) $(PIP) -e '.[serve,compare]'
+	@touch $@ $(SERVE)
+
 $(DEV): pyproject.toml Makefile | .venv/bin/pip
 	@echo "Installing what development needs into .venv (PyTorch among it: several minutes the first time)"
 	@$(VENV) $(PIP) -e '.[dev]'
-	@touch $@ $(SERVE)
+	@touch $@ $(SERVE) $(COMPARE)
 
 # The wheel comes without its dependencies: they belong to its Python library, and only its server is used.
 $(TRITON): pyproject.toml Makefile | .venv/bin/pip

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 BROUGHT_BY = {
-    "aiohttp": ("bench",),
+    "aiohttp": ("compare",),
     "datatrove": ("training",),
     "deepspeed": ("training",),
     "detect_secrets": ("training",),
@@ -19,7 +19,7 @@ BROUGHT_BY = {
     "httpx": ("serve", "training"),
     "huggingface_hub": ("export", "training"),
     "loguru": ("training",),
-    "matplotlib": ("bench",),
+    "matplotlib": ("compare",),
     "onnx": ("export", "training"),
     "onnxruntime": ("serve", "export", "training"),
     "orjson": ("serve",),

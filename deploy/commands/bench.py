@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from deploy.commands.peers import peers
+
 app = typer.Typer(
     no_args_is_help=True, help="Measure a running service, graphs, or training; make tables from raw results."
 )
+app.command()(peers)
 
 
 @app.command()

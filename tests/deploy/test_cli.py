@@ -30,6 +30,7 @@ COMMANDS = [
     "evaluate",
     "data",
     "bench load",
+    "bench peers",
     "bench train",
 ]
 

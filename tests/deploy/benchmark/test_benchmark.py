@@ -216,15 +216,14 @@ def test_a_file_without_results_is_named(tmp_path: Path, content: str, said: str
 
 
 def test_a_load_needs_what_serving_needs_and_no_more() -> None:
-    """`make bench` installs the extra `serve` alone."""
+    """`make bench` installs the extras `serve` and `compare`, which brings aiohttp."""
     code = (
         "import sys, deploy.commands.bench, deploy.benchmark.load, deploy.benchmark.report, deploy.benchmark.workload; "
-        "sys.exit(bool({'torch', 'transformers', 'onnx', 'openai'} & set(sys.modules)))"
+        "loaded = 'aiohttp' in sys.modules; import deploy.benchmark.comparison.run; "
+        "sys.exit(loaded or bool({'torch', 'transformers', 'onnx', 'openai'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
-    recipe = (root / "Makefile").read_text().partition("\nbench: ")[2].splitlines()[0]
-    assert recipe.startswith("$(SERVE) ")
 
 
 def test_a_mix_of_unknown_tasks_is_told_before_the_load_begins(tmp_path: Path) -> None:

@@ -177,8 +177,8 @@ def test_every_module_that_is_imported_is_known_to_an_extra_or_comes_with_every_
                 elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                     imported.add(node.module.partition(".")[0])
     always = {"numpy", "pydantic", "pydantic_core", "pydantic_settings", "rich", "typer", "click", "typing_extensions"}
-    # Triton's own, the type checker's, and what comes with a GPU's PyTorch.
-    elsewhere = {"triton_python_backend_utils", "_typeshed", "triton"}
+    # Triton's own, the type checker's, what comes with a GPU's PyTorch, and what peers have in their own environments.
+    elsewhere = {"triton_python_backend_utils", "_typeshed", "triton", "bentoml", "ctranslate2", "litserve"}
     known = {*extras.BROUGHT_BY, *extras.NOT_OURS, *always, *elsewhere, *PACKAGES, *sys.stdlib_module_names}
     assert imported - known == set()
     declared = {extra for names in extras.BROUGHT_BY.values() for extra in names} | set(

@@ -1,0 +1,149 @@
+"""What is measured of one running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deploy.benchmark.comparison.processes import Running
+from deploy.benchmark.comparison.questions import Asked
+from deploy.benchmark.comparison.search import probe
+from deploy.benchmark.questions import SizedQuestions
+from deploy.benchmark.replay import TOO_MANY_REQUESTS, Answers, at_once, replay
+from deploy.benchmark.unbatched import unbatched_s
+
+OVERLOAD = 1.5
+CLIENTS = (64, 16, 4)
+"""Of the closed loop that finds the throughput at saturation: two full batches, or what a server does not refuse."""
+
+SWEPT_LOADS = (0.4, 0.8)
+"""At which a setting is judged: below what good servers keep up with, and near it."""
+
+SERVICE_UNAVAILABLE = 503
+"""How servers without a word for it refuse what is too much."""
+
+CHECKED = 6
+"""Requests whose answers are compared."""
+
+SCORE_TOLERANCE = 0.01
+"""Between float32 and 8-bit weights' activations; the same answer at the same place is what counts."""
+
+Say = Callable[[str], None]
+
+
+class OtherAnswers(ValueError):
+    """A server that answers otherwise than the model does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How much is run."""
+
+    seconds: float
+    """That load 1.0 takes, by which the number of requests is chosen."""
+
+    loads: int
+    """Tried in search of the highest one."""
+
+    rounds: int
+    sweeps: bool
+    """Whether settings are tried; if not, each system's first is taken."""
+
+
+def run_at(server: Running, asked: Asked, load: float) -> dict[str, Any]:
+    """Figures and samples of one load."""
+    answers = asyncio.run(replay(server.program.url, asked.at(load)))
+    return figures(answers, asked, load)
+
+
+def figures(answers: Answers, asked: Asked, load: float) -> dict[str, Any]:
+    """Shares of all requests; goodput as a share of load 1.0 too; latency of what was answered; and every sample."""
+    rejected = (answers.status == TOO_MANY_REQUESTS) | (answers.status == SERVICE_UNAVAILABLE)
+    answered_s = answers.seconds[answers.status == 200]
+    attained = float(answers.in_time.mean())
+    span_s = float(answers.schedule.arrivals_s[-1])
+    last_s = float((answers.schedule.arrivals_s + np.where(np.isfinite(answers.seconds), answers.seconds, 0)).max())
+    return {
+        "load": load,
+        "attained": attained,
+        "goodput": attained * load,
+        "goodput_per_s": float(answers.in_time.sum()) / max(span_s, last_s),
+        "answered_per_s": len(answered_s) / max(span_s, last_s),
+        "rejected": float(rejected.mean()),
+        "late": float(answers.late.mean()),
+        "failed": float((answers.failed & ~rejected).mean()),
+        "latency_ms_p50": _percentile_ms(answered_s, 50),
+        "latency_ms_p99": _percentile_ms(answered_s, 99),
+        "held_up_ms_p99": _percentile_ms(answers.held_up_s, 99),
+        "compression": asked.compression(load),
+        "status": answers.status.tolist(),
+        "ms": [round(1e3 * each, 1) if np.isfinite(each) else None for each in answers.seconds.tolist()],
+    }
+
+
+def saturate(server: Running, asked: Asked) -> float:
+    """Answers a second where many clients each ask as soon as they are answered.
+
+    Raises ValueError where even a few of them are not.
+    """
+    *many, few = CLIENTS
+    for clients in many:
+        with suppress(ValueError):
+            return len(asked.bodies) / asyncio.run(at_once(server.program.url, asked.bodies, clients))
+    return len(asked.bodies) / asyncio.run(at_once(server.program.url, asked.bodies, few))
+
+
+def measure(server: Running, asked: Asked, questions: SizedQuestions, effort: Effort, say: Say) -> dict[str, Any]:
+    """Everything of one round: requests alone, saturation, loads up and down, then 1.5."""
+    say("saturation")
+    alone_s = asyncio.run(unbatched_s(server.program.url, questions, asked.shape.tokens))
+    saturation_per_s = saturate(server, asked)
+    runs: list[dict[str, Any]] = []
+
+    def attained(load: float) -> float:
+        say(f"load {load:g}")
+        runs.append(run_at(server, asked, load))
+        return float(runs[-1]["attained"])
+
+    probe(attained, effort.loads)
+    if OVERLOAD not in [run["load"] for run in runs]:
+        attained(OVERLOAD)
+    return {
+        "capacity_per_s": asked.capacity_per_s,
+        "alone_ms": 1e3 * float(np.median(alone_s)),
+        "saturation_per_s": saturation_per_s,
+        "resident_bytes": server.resident_bytes(),
+        "runs": sorted(runs, key=lambda run: run["load"]),
+    }
+
+
+def judge(server: Running, asked: Asked) -> dict[str, float]:
+    """What a setting attains at the loads of the sweep, once the server is warm."""
+    saturate(server, asked)
+    return {f"{load:g}": run_at(server, asked, load)["attained"] for load in SWEPT_LOADS}
+
+
+def check_answers(server: Running, asked: Asked, expected: list[dict[str, Any]]) -> float:
+    """The largest difference in score from the expected answers of the first requests.
+
+    Raises OtherAnswers where an answer is another text or stands elsewhere.
+    """
+    worst = 0.0
+    for body, wanted in zip(asked.bodies, expected, strict=False):
+        found = server.ask(json.loads(body))
+        places = [[(each["text"], each["start"], each["end"]) for each in one["answers"]] for one in (found, wanted)]
+        pairs = zip(found["answers"], wanted["answers"], strict=False)
+        worst = max([worst, *(abs(one["score"] - other["score"]) for one, other in pairs)])
+        if places[0] != places[1] or worst > SCORE_TOLERANCE:
+            raise OtherAnswers(f"{server.program.name} answers {found['answers']} in place of {wanted['answers']}")
+    return worst
+
+
+def _percentile_ms(seconds: np.ndarray, percent: float) -> float | None:
+    return float(np.percentile(seconds, percent) * 1e3) if seconds.size else None
