@@ -1,9 +1,9 @@
 """F1 and scores of the shipped model on questions whose contexts grow by paragraphs of other articles.
 
-    python -m tests.service.tasks.measure_long_contexts squad.json unanswerable.json --output long-contexts.json
-
     python -m tests.service.tasks.measure_long_contexts squad.json unanswerable.json --output found.json
-they are or compressed. The questions are taken evenly from the articles that training holds out.
+
+Both files are SQuAD's format, as they are or compressed. The questions are taken evenly from the articles that training
+holds out.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def measure(squad: Path, unanswerable: Path, count: int, threads: int) -> 
             rows.append(
                 {
                     "times": times,
-                    "f1": round(100 * total / count, 2),
+                    "f1": round(100 * total / len(found), 2),
                     "median_score": round(median(each.answers[0].score for each in found), 4),
                     "median_no_answer_of_answerable": round(median(yes), 4),
                     "median_no_answer_of_unanswerable": round(median(no), 4),

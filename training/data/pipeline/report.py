@@ -30,7 +30,7 @@ def read_report(root: Path, examples: int = 3) -> RunReport:
     """
     folder, note = RunFolder(root=root), root / "run.json"
     if not note.is_file():
-        raise ValueError(f"{root} holds no run of `trident data filter`, `augment` or `select`")
+        raise ValueError(f"{root} holds no run of `trident data filter`, `augment` or `select`: name its --output")
     command = json.loads(note.read_text(encoding="utf-8"))["command"]
     if not folder.is_complete:
         raise ValueError(f"the run in {root} is not complete; run the same `trident data {command}` again")

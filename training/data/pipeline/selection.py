@@ -44,7 +44,7 @@ def select_corpora(root: Path, seeds: Path, output: Path, top: float, settings: 
     if not seeds.is_file():
         raise ValueError(f"there is no file of seeds {seeds}: JSON lines with 'text'")
     if not any(True for _ in read_records(seeds, "text")):
-        raise ValueError(f"{seeds} holds no seeds")
+        raise ValueError(f"{seeds} holds no seeds: write one JSON object with 'text' a line")
     corpora, folder = find_corpora(root.absolute()), RunFolder(root=output.absolute())
     seeds_digest = file_digest(seeds)
     folder.claim("select", digest_of(settings.select, corpora.identity, seeds_digest, top))

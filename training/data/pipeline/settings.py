@@ -140,7 +140,7 @@ def load_settings(path: Path | None, *, workers: int | None = None, executor: st
     values: dict[str, Any] = {}
     if path is not None:
         if not path.is_file():
-            raise ValueError(f"there is no settings file {path}")
+            raise ValueError(f"there is no settings file {path}: name a TOML file, as docs/data.md has them")
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError:
