@@ -142,11 +142,14 @@ IS_WORD = _flags(r"[\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}\p{M}0-9\u24b6-\u24e9
 IS_HYPHEN = _flags(rf"[\-{HYPHENS}\uff0d]")
 """Where a line may end within a word, and is seen to."""
 
+IS_SPACED = _flags(r"[\p{P}\p{S}\p{N}\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}--[\u2e80-\uffff]]")
+"""Scripts that put spaces between words, their punctuation, signs and numbers."""
+
+IS_SET_APART = IS_SPACED & ~_flags(r"\p{Sm}")
+"""What belongs to words whose letters stand apart: an equals sign has spaces of its own."""
+
 IS_THIN = _flags(r"[\u2006\u2009\u200a\u202f]")
 """Spaces that typesetters put between letters."""
 
 IS_JAMO = _flags(r"[\u1100-\u115e\u1161-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]")
 """Letters that make up a Korean syllable."""
-
-IS_SPACED = _flags(r"[\p{P}\p{S}\p{N}\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}--[\u2e80-\uffff]]")
-"""Scripts that put spaces between words, their punctuation, signs and numbers."""

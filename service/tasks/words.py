@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.tasks.characters import IS_EMOJI, IS_HYPHEN, IS_SPACED, IS_THIN, IS_WORD, Kind
+from service.tasks.characters import IS_EMOJI, IS_HYPHEN, IS_SET_APART, IS_SPACED, IS_THIN, IS_WORD, Kind
 
 SEPARATES = (3, 25)
 """Shortest and longest mean length of words, by which what parts them is told from what merely stands in a text."""
@@ -42,7 +42,7 @@ def within_words(codes: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     split_R = before(hyphen_S)[begins_R] & behind(word_S)[ends_R - 1] & _breaks(kinds, begins_R)
 
     seen_S = ~white_S
-    single_S = IS_SPACED[codes] & ~before(seen_S) & ~behind(seen_S)
+    single_S = IS_SET_APART[codes] & ~before(seen_S) & ~behind(seen_S)
     narrow_R = ends_R - begins_R == 1
     apart_R = before(single_S)[begins_R] & behind(single_S)[ends_R - 1] & narrow_R
     apart_R &= IS_THIN[codes[begins_R]] | _is_spread(seen_S, single_S, int((~narrow_R).sum()))
