@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,22 @@ def assert_same(found: dict, expected: dict) -> None:
     assert found["no_answer_score"] == pytest.approx(expected["no_answer_score"], abs=1e-4)
 
 
-@pytest.mark.parametrize("key", [TRIDENT.key, "fastapi-onnxruntime", "triton-dynamic"])
+IN_PROCESS = replace(TRIDENT, arguments=(*TRIDENT.arguments, "--runtime", "local"))
+"""Trident itself, without a model repository in the project's folder."""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "fastapi-onnxruntime",
+        pytest.param(IN_PROCESS.key, marks=pytest.mark.slow),
+        pytest.param("triton-dynamic", marks=pytest.mark.slow),
+    ],
+)
 def test_a_peer_answers_as_the_model_does(
     key: str, nano_bundle: Path, tmp_path: Path, installation: Installation
 ) -> None:
-    (system,) = choose(key, SERVERS)
+    (system,) = choose(key, [IN_PROCESS, *SERVERS[1:]])
     (port,) = free_ports(1)
     with running(system.program(nano_bundle, port, system.settings[0], tmp_path), timeout_s=120) as server:
         for body in (SHORT, OF_MANY_WINDOWS):
