@@ -3,8 +3,8 @@
     python -m tests.end_to_end.measure_overhead --output docs/results/overhead.json
 
 One question: the same lengths through gateway and Triton, and by the same graph in this process, turn by turn.
-Saturation: all requests of a trace from many clients at once, and by raw ONNX Runtime in batches of 32 sorted by
-length, round by round. The clients share the cores with the service.
+Saturation: all requests of a trace from many clients at once, and by raw ONNX Runtime in batches sorted by length,
+round by round. The clients share the cores with the service.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tests.end_to_end.conftest import SHIPPED_BUNDLE, Service, start_service, st
 LENGTHS = (16, 64, 128, 384)
 """Tokens of single questions."""
 
-ROWS = 32
-"""Of raw ONNX Runtime's batches."""
+ROWS = (4, 32)
+"""Of raw ONNX Runtime's batches: two cores compute few rows at a time no slower than many. The faster one counts."""
 
 CLIENTS = 64
 
@@ -65,7 +65,9 @@ class Saturation:
 
     requests: int
     served_per_s: list[float] = field(default_factory=list)
-    raw_per_s: list[float] = field(default_factory=list)
+    raw_per_s: dict[int, list[float]] = field(default_factory=lambda: {rows: [] for rows in ROWS})
+    """By rows of a batch."""
+
     gateway_ms: list[float] = field(default_factory=list)
     """Processor time a request, of the gateway."""
 
@@ -77,7 +79,8 @@ class Saturation:
 
     def summary(self) -> dict[str, float]:
         """The ratio of rates, round by round, and processor times."""
-        ratios = [served / raw for served, raw in zip(self.served_per_s, self.raw_per_s, strict=True)]
+        best = max(self.raw_per_s.values(), key=statistics.median)
+        ratios = [served / raw for served, raw in zip(self.served_per_s, best, strict=True)]
         times = {name: statistics.median(getattr(self, name)) for name in TIMES}
         return {"of_raw_median": statistics.median(ratios), "of_raw_least": min(ratios), **times}
 
@@ -125,8 +128,9 @@ def saturation(
     asyncio.run(at_once(service.url, bodies[:CLIENTS], CLIENTS))
     for _ in range(rounds):
         began_s = time.process_time()
-        found.raw_per_s.append(len(tokens) / raw.shares_s(tokens, ROWS).sum())
-        found.raw_ms.append(1e3 * (time.process_time() - began_s) / len(tokens))
+        for rows in ROWS:
+            found.raw_per_s[rows].append(len(tokens) / raw.shares_s(tokens, rows).sum())
+        found.raw_ms.append(1e3 * (time.process_time() - began_s) / len(tokens) / len(ROWS))
         before_s = processors.used_s()
         found.served_per_s.append(len(tokens) / asyncio.run(at_once(service.url, bodies, CLIENTS)))
         times_ms = 1e3 * (processors.used_s() - before_s) / len(tokens)
@@ -146,7 +150,7 @@ def lengths_of(trace: Path | None, requests: int, questions: SizedQuestions) -> 
 def measure(service: Service, tokens: np.ndarray, rounds: int) -> dict[str, Any]:
     """All of it, and what stands out."""
     raw, questions = RawModel(SHIPPED_BUNDLE), sized_questions(SHIPPED_BUNDLE)
-    alone = singles(service.url, raw, questions, 10 * rounds)
+    alone = singles(service.url, raw, questions, 30 * rounds)
     full = saturation(service, raw, questions, tokens, rounds)
     return {
         **surroundings(),
@@ -161,8 +165,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--trace", type=Path, help="lengths as Azure publishes them; spread evenly without it")
-    parser.add_argument("--requests", type=int, default=400, help="at once, in every round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=300, help="at once, in every round")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(given)
     tokens = lengths_of(arguments.trace, arguments.requests, sized_questions(SHIPPED_BUNDLE))
     with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +176,7 @@ def main(given: Sequence[str] | None = None) -> None:
         finally:
             stop_service(service)
     for each in (*found["single"], found["saturation"]):
-        plain = {name: value for name, value in each.items() if not isinstance(value, list)}
+        plain = {name: value for name, value in each.items() if not isinstance(value, list | dict)}
         print(json.dumps(plain, indent=1), file=sys.stderr)
     if arguments.output:
         rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 5))

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from service.batching.latency import BatchTime, LatencyModel
 from service.batching.lines import length_class
 from service.batching.pending import Pending
-from service.batching.policies import BatchFirst, Decision, Dynamic, Immediate, Policy, Predictive, View
+from service.batching.policies import BatchFirst, BatchLimits, Decision, Dynamic, Immediate, Policy, Predictive, View
 from service.batching.simulation.costs import NAMED, Costs
 from service.batching.simulation.foresight import Foresight
-from service.batching.simulation.replay import Outcome, Replay
+from service.batching.simulation.replay import NO_LIMIT, Outcome, Replay
 from service.batching.simulation.requests import Requests, offsets_of, requests_at
 from service.batching.tiers import Tier
 from service.errors import ServiceError
@@ -94,7 +94,7 @@ def test_every_request_ends_once_and_none_that_was_given_up_runs(lengths: list[i
 def test_order_within_a_length_is_that_of_arrival(lengths: list[int], load: float) -> None:
     tokens = np.array(lengths)
     requests = patient(requests_at(load, tokens, np.arange(len(tokens)), CPU, 4), 60.0)
-    outcome = run(requests, rows=4)
+    outcome = run(requests, limits=BatchLimits(rows=4, tokens=NO_LIMIT))
     begun_s = requests.arrivals_s + outcome.waited_s
     for line in {length_class(each) for each in lengths}:
         same = [begun_s[index] for index, each in enumerate(lengths) if length_class(each) == line]
