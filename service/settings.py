@@ -142,7 +142,7 @@ class PredictiveSettings(_Part):
     """Refuse a request with 429 as soon as its deadline cannot be met."""
 
     ages: bool = True
-    """Leave every second batch to what is past due, in turn, so that nothing starves."""
+    """Leave every second batch to what is past due, in turn, and one in eight to flex, so that nothing starves."""
 
     sheds: bool = True
     """Count only requests for a batch that it answers in time."""
@@ -152,6 +152,9 @@ class PredictiveSettings(_Part):
 
     hurries: bool = True
     """Of batches that pay about alike, send the shorter."""
+
+    spares: bool = True
+    """Let an answer begin only where it is worth more than what its steps take from those that are written already."""
 
 
 class BatchingSettings(_Part):

@@ -206,8 +206,6 @@ class Batcher(Generic[Payload]):
             idle=not load.running,
             limits=self._limits.of_at_most(load.tokens(load.place)),
             latency=load.latency,
-            steps=load.steps,
-            lengths=self.lengths,
+            decoding=load.decoding,
             running=tuple(load.batches),
-            occupancy=load.place.stats,
         )

@@ -16,6 +16,7 @@ import structlog
 
 from deploy.triton.protocol import Source
 from service.batching.batcher import Batcher
+from service.batching.lengths import NO_ANSWER, ExpectedAnswer
 from service.batching.pending import Pending, RunningBatch
 from service.batching.tiers import Tier
 from service.errors import DeadlineExceeded, InferenceFailed, ServiceError, Unavailable
@@ -35,6 +36,7 @@ class Ticket(ABC):
         *,
         flow: Hashable | None = None,
         slots: int = 1,
+        answer: ExpectedAnswer = NO_ANSWER,
         tier: Tier = Tier.DEFAULT,
     ) -> None:
         """`flow`: whom it shares its turns with; without one it has turns of its own."""
@@ -45,6 +47,7 @@ class Ticket(ABC):
             group=group,
             flow=self if flow is None else flow,
             slots=slots,
+            answer=answer,
             tier=tier,
             deadline_s=deadline_s,
             on_deadline=self._expire,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,12 @@ WATCHED = (0.5, 0.9)
 """Quantiles whose calibration is kept."""
 
 CALIBRATION_WEIGHT = 0.02
+SCALE_RATE = 0.05
+"""How far an answer that was longer than its median, or shorter, moves the scale: Robbins and Monro, "A Stochastic
+Approximation Method", 1951; half of them are longer where it stands still."""
+
+EXPECTED = (0.1, 0.5, 0.9)
+"""Quantiles of an answer's length that policies plan with."""
 
 _GUESS = 1 - 0.5 ** (WIDTHS / GUESSED_MEDIAN)
 
@@ -86,6 +92,9 @@ class OpenAnswer:
     predicted: tuple[int, ...]
     """Its WATCHED quantiles when it began."""
 
+    likely: int
+    """What was planned with then."""
+
     generated: int = 0
     """Tokens that it is known to have."""
 
@@ -98,6 +107,17 @@ class OpenAnswer:
         return max(self.generated, min(self.limit, self.steps()))
 
 
+class ExpectedAnswer(NamedTuple):
+    """How long an answer may be expected to be: its EXPECTED quantiles, in tokens; 0 where nothing is written."""
+
+    least: int
+    likely: int
+    most: int
+
+
+NO_ANSWER = ExpectedAnswer(0, 0, 0)
+
+
 @dataclass(slots=True)
 class AnswerLengths:
     """Lengths of answers, of every task."""
@@ -105,6 +125,9 @@ class AnswerLengths:
     calibration: dict[float, float] = field(default_factory=lambda: {q: q for q in WATCHED})
     """Share of recent answers that were no longer than each quantile predicted when they began; what it should be is
     the quantile itself. Answers whose limit was below the prediction are left out."""
+
+    scale: float = 1.0
+    """What is planned with, over what the counts say: they remember long, and this follows within dozens of answers."""
 
     _tasks: dict[Task, _Counts] = field(default_factory=dict, repr=False)
     _classes: dict[tuple[Task, int], _Counts] = field(default_factory=dict, repr=False)
@@ -132,10 +155,20 @@ class AnswerLengths:
         length = EDGES[index - 1] + WIDTHS[index - 1] * (wanted - low) / (high - low) - 1
         return min(limit, max(1, generated, math.ceil(length - 1e-9)))
 
+    def expected(self, task: Task, source_tokens: int, shortest: int, limit: int) -> ExpectedAnswer:
+        """What to expect of an answer of `shortest` to `limit` tokens. One that is to be routed may be read off its
+        source, without a token; if it is written, it is most likely generated."""
+        decoder = Task.GENERATION if task is Task.AUTO else task
+        least, likely, most = (
+            self._scaled(self.quantile(decoder, source_tokens, q, limit), shortest, limit) for q in EXPECTED
+        )
+        return ExpectedAnswer(0 if task is Task.AUTO else least, likely, most)
+
     def begin(self, task: Task, source_tokens: int, limit: int) -> OpenAnswer:
         """An answer begins."""
         predicted = tuple(self.quantile(task, source_tokens, q, limit) for q in WATCHED)
-        answer = OpenAnswer(task, source_tokens, limit, predicted)
+        likely = self._scaled(predicted[0], 0, limit)
+        answer = OpenAnswer(task, source_tokens, limit, predicted, likely)
         self._open[answer] = None
         self._change()
         return answer
@@ -152,6 +185,8 @@ class AnswerLengths:
             if predicted < answer.limit and known:
                 within = float(ended and generated <= predicted)
                 self.calibration[q] += CALIBRATION_WEIGHT * (within - self.calibration[q])
+        if answer.likely < answer.limit and (ended or generated > answer.likely):
+            self.scale *= math.exp(SCALE_RATE * (EXPECTED[1] - float(generated <= answer.likely)))
 
     def observe(self, task: Task, source_tokens: int, generated: int, ended: bool) -> None:
         """An answer has come to its own end after so many tokens, or was cut there."""
@@ -178,6 +213,9 @@ class AnswerLengths:
             classes[Task[task], int(number)] = _counts(rows)
         self._tasks, self._classes = tasks, classes
         self._ends.clear()
+
+    def _scaled(self, tokens: int, shortest: int, limit: int) -> int:
+        return min(limit, max(1, shortest, round(self.scale * tokens)))
 
     def _change(self) -> None:
         self._changes += 1

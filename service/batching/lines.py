@@ -1,4 +1,4 @@
-"""What waits, by group and length: lines, each in the order in which its requests are due.
+"""What waits, by group, class of service and length: lines, each in the order in which its requests are due.
 
 A request is due at its deadline, or some seconds after it came where that is earlier; later if its class has patience,
 and if it stands behind others of the same client. So a book of a thousand windows is overtaken by a question of one,
@@ -34,6 +34,9 @@ PACE = 4000.0
 FIELDS = ("due_s", "deadline_s", "tokens", "weight", "slots")
 """Of a request, that decisions look at."""
 
+ANSWER_FIELDS = ("least", "likely", "most")
+"""Of its answer, where one is written."""
+
 ROOM = 32
 """Requests that a line holds at first."""
 
@@ -53,19 +56,24 @@ def due_s(request: Pending[Any], behind: float) -> float:
 
 
 class Line:
-    """Requests of about one length, in the order in which they are due."""
+    """Requests of one class of service and about one length, in the order in which they are due."""
 
     __slots__ = ("_table", "requests")
 
     def __init__(self) -> None:
         self.requests: list[Pending[Any]] = []
-        self._table = np.empty((len(FIELDS), ROOM))
-        """FP64 [5, room]: a column a request, so that decisions read it as it stands."""
+        self._table = np.empty((len(FIELDS) + len(ANSWER_FIELDS), ROOM))
+        """FP64 [8, room]: a column a request, so that decisions read it as it stands."""
 
     @property
     def columns(self) -> np.ndarray:
-        """FP64 [5, requests looked at]: due_s, deadline_s, tokens, weight, slots. Stands until the line changes."""
-        return self._table[:, : min(len(self.requests), LOOKED_AT)]
+        """FP64 [5, requests looked at]: FIELDS of each. Stands until the line changes."""
+        return self._table[: len(FIELDS), : min(len(self.requests), LOOKED_AT)]
+
+    @property
+    def answers(self) -> np.ndarray:
+        """FP64 [3, requests looked at]: ANSWER_FIELDS of each; likewise."""
+        return self._table[len(FIELDS) :, : min(len(self.requests), LOOKED_AT)]
 
     def add(self, request: Pending[Any]) -> None:
         """Put a request where it belongs, behind those that are due at the same time."""
@@ -81,6 +89,9 @@ class Line:
             request.tokens,
             request.tier.weight,
             request.slots,
+            request.answer.least,
+            request.answer.likely,
+            request.answer.most,
         )
         self.requests.insert(index, request)
 
@@ -97,24 +108,28 @@ class Lines:
     """All lines of a queue."""
 
     def __init__(self) -> None:
-        self._groups: dict[Hashable, dict[int, Line]] = {}
+        self._groups: dict[Hashable, dict[tuple[float, int], Line]] = {}
 
     def __iter__(self) -> Iterator[list[Line]]:
-        """The lines of each group, those of the longest requests first."""
+        """The lines of each group: of one class of service after the other, and in each the longest requests first."""
         for lines in self._groups.values():
             yield [lines[number] for number in sorted(lines, reverse=True)]
 
     def add(self, request: Pending[Any], behind: float) -> None:
         """A request waits, behind so many tokens of its own client."""
         request.due_s = due_s(request, behind)
-        line = self._groups.setdefault(request.group, {}).setdefault(length_class(request.tokens), Line())
-        line.add(request)
+        self._groups.setdefault(request.group, {}).setdefault(_number(request), Line()).add(request)
 
     def remove(self, request: Pending[Any]) -> None:
         """It does not wait any more."""
-        lines, number = self._groups[request.group], length_class(request.tokens)
+        lines, number = self._groups[request.group], _number(request)
         lines[number].remove(request)
         if not lines[number].requests:
             del lines[number]
             if not lines:
                 del self._groups[request.group]
+
+
+def _number(request: Pending[Any]) -> tuple[float, int]:
+    """Where a request's line stands."""
+    return request.tier.weight, length_class(request.tokens)

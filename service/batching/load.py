@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic
 
+from service.batching.decoding import Decoding
 from service.batching.latency import LatencyModel
 from service.batching.pending import Payload, Pending, RunningBatch
 from service.batching.steps import StepTimes
@@ -26,6 +27,9 @@ class PlaceLoad(Generic[Payload]):
     steps: StepTimes = field(default_factory=StepTimes)
     """Of decode steps there."""
 
+    decoding: Decoding = field(init=False)
+    """What runs there, as steps see it."""
+
     tokens: Callable[[Place], int | None] = lambda _: None
     """Tokens that the place takes in one batch; None leaves it to the lane's limits."""
 
@@ -38,6 +42,9 @@ class PlaceLoad(Generic[Payload]):
 
     running: dict[Pending[Payload], None] = field(default_factory=dict)
     batches: dict[RunningBatch[Payload], None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.decoding = Decoding(self.steps)
 
     @property
     def free_slots(self) -> int:
@@ -63,6 +70,7 @@ class PlaceLoad(Generic[Payload]):
             request.batch, request.sent_s = batch, now_s
             self.running[request] = None
             self.slots += request.slots
+            self.decoding.add(request)
         self.batches[batch] = None
         return batch
 
@@ -72,6 +80,7 @@ class PlaceLoad(Generic[Payload]):
         assert batch is not None, "a running request is part of a batch"
         del self.running[request]
         self.slots -= request.slots
+        self.decoding.remove(request)
         batch.unsettled -= 1
         if not batch.unsettled:
             del self.batches[batch]

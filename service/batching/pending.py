@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.batching.clock import Timer
+from service.batching.lengths import NO_ANSWER, ExpectedAnswer
 from service.batching.tiers import Tier
 from service.errors import ServiceError
 from service.inference.place import Place
@@ -50,6 +51,7 @@ class Pending(Generic[Payload]):
     slots: int = 1
     """Of the model's capacity, while it runs."""
 
+    answer: ExpectedAnswer = NO_ANSWER
     tier: Tier = Tier.DEFAULT
     due_s: float = 0.0
     """When its turn is, among requests of its length; set when it is queued."""
@@ -59,6 +61,9 @@ class Pending(Generic[Payload]):
     state: State = State.NEW
     batch: RunningBatch[Payload] | None = field(default=None, repr=False)
     """What it was sent with; it knows the place."""
+
+    begun_at_step: int = 0
+    """Steps that its decoder had made when its answer was begun."""
 
     timer: Timer | None = field(default=None, repr=False)
 

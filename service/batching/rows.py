@@ -10,7 +10,7 @@ from contextlib import closing
 import structlog
 
 from deploy.triton.protocol import FinishReason, GenerationBatch, Row, RowUpdate, Sampling, Source, Task
-from service.batching.following import FollowedAnswers
+from service.batching.following import FollowedBatch
 from service.batching.lane import BatcherMaker, Lane, Ticket
 from service.batching.pending import RunningBatch, State
 from service.batching.tiers import Tier
@@ -25,7 +25,9 @@ class RowTicket(Ticket):
     """One row between submission and its last update."""
 
     def __init__(self, lane: RowLane, row: Row, task: Task, deadline_s: float, tier: Tier) -> None:
-        super().__init__(row.source, task, deadline_s, slots=row.sampling.num_beams, tier=tier)
+        sampling = row.sampling
+        answer = lane.batcher.lengths.expected(task, row.source.cost, sampling.min_new_tokens, sampling.max_new_tokens)
+        super().__init__(row.source, task, deadline_s, slots=sampling.num_beams, answer=answer, tier=tier)
         self.row, self.task = row, task
         self._lane = lane
         self._news: asyncio.Queue[RowUpdate | ServiceError] = asyncio.Queue()
@@ -110,27 +112,16 @@ class RowLane(Lane[RowTicket]):
             self._leaving[place].append(ticket.row.row_id)
 
     async def _run(self, batch: RunningBatch[RowTicket], tickets: Sequence[RowTicket]) -> None:
-        place, load = batch.place, self.batcher.load_of(batch)
+        place, task = batch.place, tickets[0].task
         flying = {ticket.row.row_id: ticket for ticket in tickets}
         rows = tuple(ticket.row for ticket in tickets)
-        with closing(FollowedAnswers(self.batcher.lengths, tickets[0].task, rows, place)) as answers:
-            async for news, stats in place.client.generate(GenerationBatch(task=tickets[0].task, rows=rows)):
-                load.steps.learn(stats)
-                place.stats = stats
-                answers.learn(news)
-                for prefill in news.prefills:
-                    load.latency.observe(prefill.rows, prefill.tokens, prefill.seconds)
-                    self.batcher.begin(batch, prefill.rows)
+        with closing(FollowedBatch(self.batcher, batch, task, rows)) as followed:
+            async for news, stats in place.client.generate(GenerationBatch(task=task, rows=rows)):
+                followed.hear(news, stats)
                 for update in news.updates:
-                    ticket = flying[update.row_id]
-                    if update.finish_reason is not FinishReason.RUNNING:
-                        del flying[update.row_id]
-                        self.batcher.settle(ticket.pending)
-                        if never_begun(update):
-                            self.batcher.begin(batch, 1)
                     if update.finish_reason is FinishReason.ERROR:
                         place.doubt(InferenceFailed("the engine failed on a row"))
-                    ticket.deliver(update)
+                    flying[update.row_id].deliver(update)
 
     async def _cancel_leaving(self, place: Place) -> None:
         """Cancel all rows that are leaving a place now with one request."""
@@ -140,8 +131,3 @@ class RowLane(Lane[RowTicket]):
         except ServiceError as error:
             # The rows' own batch fails with the stream it came on; nothing is left to cancel.
             log.warning("cancelling failed", place=place.name, reason=error.message, rows=len(leaving))
-
-
-def never_begun(last: RowUpdate) -> bool:
-    """Whether a row ended without a prefill that anything reported: cancelled before its turn, or failed in it."""
-    return last.finish_reason is FinishReason.ERROR or last.timings is None or last.timings.prefill_s == 0.0

@@ -22,20 +22,29 @@ STEPS_TOGETHER = 4
 LEAST_S = 0.05
 """What has run is looked at once it is that many steps or seconds: learning from each step would cost 1 % of them."""
 
+SLOWEST_PACE = 8.0
+"""An engine that was stopped for a while is no slow one."""
 
-@dataclass(slots=True)
+
 class StepTime:
     """Seconds of a step of one decoder."""
 
-    error_ratio: float = 0.0
-    """How far recent predictions were off, as a share of what the steps took."""
-
-    _fit: NonNegativeFit = field(default_factory=lambda: NonNegativeFit(START), repr=False)
-    _seen: StepTotals = field(default=StepTotals(), repr=False)
+    def __init__(self, start: tuple[float, float, float] = START) -> None:
+        """`start`: a, b, c in seconds."""
+        self._fit = NonNegativeFit(start)
+        self._seen = StepTotals()
+        self.error_ratio = 0.0
+        """How far recent predictions were off, as a share of what the steps took."""
 
     def predict_s(self, rows: float, cached_tokens: float) -> float:
         """Seconds of a step of so many sequences that hold so many tokens together."""
         return self._fit.predict((1.0, rows, cached_tokens))
+
+    @property
+    def coefficients(self) -> tuple[float, float, float]:
+        """Seconds of a step, of each sequence in it, and of each token that is looked back at."""
+        a, b, c = self._fit.coefficients
+        return a, b, c
 
     def learn(self, totals: StepTotals) -> None:
         """The engine's sums since its start: the news is what they have grown by."""
@@ -68,6 +77,9 @@ class StepTimes:
 
     generation: StepTime = field(default_factory=StepTime)
     summary: StepTime = field(default_factory=StepTime)
+    pace: float = 1.0
+    """Time of an answer between its first token and its last, over that of the steps which ran meanwhile: beside
+    sources that are encoded, steps are held back."""
 
     def of(self, task: Task) -> StepTime:
         """The model of a task's decoder; a row that is to be routed is most likely to be generated from."""
@@ -81,6 +93,12 @@ class StepTimes:
         """The engine's account of its steps."""
         self.generation.learn(stats.generation_steps)
         self.summary.learn(stats.summary_steps)
+
+    def learn_pace(self, seconds: float, ran: StepTotals) -> None:
+        """An answer took so long to write, while these steps of both decoders ran."""
+        if ran.steps >= STEPS_TOGETHER and 0 < ran.seconds < math.inf:
+            pace = min(max(1.0, seconds / ran.seconds), SLOWEST_PACE)
+            self.pace += ERROR_WEIGHT * (pace - self.pace)
 
     @property
     def error_ratio(self) -> float:

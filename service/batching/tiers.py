@@ -25,6 +25,12 @@ class Tier(enum.Enum):
         """By how much later than it came a request counts as having come, among requests of its length."""
         return _PATIENCE_S[self]
 
+    @property
+    def turn_after(self) -> int:
+        """Batches that go for what they pay, before one goes to a request that is past due."""
+        return _TURN_AFTER[self]
+
 
 _WEIGHTS = {Tier.PRIORITY: 8.0, Tier.DEFAULT: 1.0, Tier.FLEX: 0.1}
 _PATIENCE_S = {Tier.PRIORITY: 0.0, Tier.DEFAULT: 1.0, Tier.FLEX: 20.0}
+_TURN_AFTER = {Tier.PRIORITY: 1, Tier.DEFAULT: 1, Tier.FLEX: 7}

@@ -46,6 +46,9 @@ class Group:
     starts: np.ndarray
     """INT [L]: where each line begins."""
 
+    work_s: np.ndarray | None = None
+    """Of the machine, that each takes after the batch: what its answer adds to decode steps. None: no answers."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Choice:
@@ -69,6 +72,10 @@ def best_batch(group: Group, table: Table, limits: BatchLimits, free_slots: int,
     window_LW = group.starts[:, None] + np.arange(looked_at)
     # Lines near the end see fewer: behind the last request come some that are never in time.
     overdue_LW = np.concatenate((-group.slack_s, np.full(looked_at, np.inf)))[window_LW]
+    alike = group.work_s is None and group.weights.min() == group.weights.max()
+    if not alike:
+        # Behind the lines of one class of service stand those of the next, which begin with longer requests again.
+        overdue_LW[np.append(group.tokens, np.zeros(looked_at))[window_LW] > longest_L[:, None]] = np.inf
     # n requests are in time if the n-th most patient is.
     allowed_LN = np.sort(overdue_LW, axis=1)[:, : len(sizes_N)] <= -seconds_LN
     fits_LN = sizes_N * longest_L[:, None] <= limits.tokens
@@ -78,12 +85,14 @@ def best_batch(group: Group, table: Table, limits: BatchLimits, free_slots: int,
     allowed_LN &= fits_LN
     if not allowed_LN.any():
         return None
-    if group.weights.min() == group.weights.max():
-        weights_LN = sizes_N * group.weights[0]
-    else:
-        weights_LW = group.weights[np.minimum(window_LW, count - 1)]
-        weights_LN = _weights(-overdue_LW, seconds_LN, sizes_N, weights_LW)
-    scores_LN = np.where(allowed_LN, weights_LN / seconds_LN**haste, 0.0)
+    weights_LN, work_LN = sizes_N * group.weights[0], seconds_LN
+    if not alike:
+        within_LW = np.minimum(window_LW, count - 1)
+        taken_LWN = _taken(-overdue_LW, seconds_LN, sizes_N)
+        weights_LN = np.einsum("lwn,lw->ln", taken_LWN, group.weights[within_LW])
+        if group.work_s is not None:
+            work_LN = seconds_LN + np.einsum("lwn,lw->ln", taken_LWN, group.work_s[within_LW])
+    scores_LN = np.where(allowed_LN, weights_LN / work_LN**haste, 0.0)
     line, size = divmod(int(scores_LN.argmax()), len(sizes_N))
     seconds = float(seconds_LN[line, size])
     indices = int(group.starts[line]) + np.flatnonzero(overdue_LW[line] <= -seconds)[: size + 1]
@@ -91,9 +100,7 @@ def best_batch(group: Group, table: Table, limits: BatchLimits, free_slots: int,
     return Choice(indices=indices, seconds=seconds, score=float(scores_LN[line, size]))
 
 
-def _weights(slack_LW: np.ndarray, seconds_LN: np.ndarray, sizes_N: np.ndarray, weights_LW: np.ndarray) -> np.ndarray:
-    """Weight of the first n requests that are in time, of every candidate."""
-    in_time_LWN = slack_LW[:, :, None] >= seconds_LN[:, None, :]
-    taken_LWN = in_time_LWN & (in_time_LWN.cumsum(axis=1, dtype=np.int16) <= sizes_N)
-    weights_LN: np.ndarray = np.einsum("lwn,lw->ln", taken_LWN, weights_LW)
-    return weights_LN
+def _taken(slack_LW: np.ndarray, seconds_LN: np.ndarray, sizes_N: np.ndarray) -> np.ndarray:
+    """Of every candidate, the first n requests that are in time: BOOL [L,W,N]."""
+    in_time_LWN: np.ndarray = slack_LW[:, :, None] >= seconds_LN[:, None, :]
+    return in_time_LWN & (in_time_LWN.cumsum(axis=1, dtype=np.int16) <= sizes_N)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from deploy.triton.protocol import EngineStats
+from service.batching.decoding import Decoding
 from service.batching.forecast import Forecast
 from service.batching.latency import LatencyModel
-from service.batching.lengths import AnswerLengths
 from service.batching.pending import Pending, RunningBatch
 from service.batching.queue import RequestQueue
-from service.batching.steps import StepTimes
 from service.errors import ServiceError
 
 
@@ -59,17 +57,11 @@ class View:
     latency: LatencyModel
     """Of batches at this place."""
 
-    steps: StepTimes
-    """Of decode steps at this place; nothing is known of them in a lane that has none."""
-
-    lengths: AnswerLengths
-    """Of answers, everywhere; likewise."""
+    decoding: Decoding
+    """What is written at this place; nothing in a lane whose requests are answered in one pass."""
 
     running: Sequence[RunningBatch[Any]]
     """Batches that were sent there and have not come back, the oldest first."""
-
-    occupancy: EngineStats
-    """The engine's own account, as of its last answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

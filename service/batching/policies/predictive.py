@@ -4,10 +4,13 @@ It predicts how long every batch that could be made would take, counts only thos
 again whenever the model is free. It never waits for company: what the wait would bring was less than what it cost, on
 every trace that was tried (docs/batching.md has the figures).
 
+An answer that is written token by token counts by how likely it ends in time, and has to be worth more than what its
+steps take from those that are written already (decoding.py).
+
 Nothing starves: while requests are past due (lines.py), every second batch goes to the one of them whose turn it is in
-the queue's order, which is fair between clients; those that pay best have the other half. A request that no batch can
-answer in time is refused as soon as that is known, unless the model has nothing else to do: then it runs, for a
-prediction that is wrong would never be put right if nothing ran.
+the queue's order, which is fair between clients, and one in eight to `flex`; those that pay best have the rest. A
+request that no batch can answer in time is refused as soon as that is known, unless the model has nothing else to do:
+then it runs, for a prediction that is wrong would never be put right if nothing ran.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from service.batching.decoding import in_time
 from service.batching.lines import Line, length_class
 from service.batching.pending import Pending
 from service.batching.policies.grouping import HASTE, Choice, Group, best_batch
@@ -49,8 +53,11 @@ class Predictive:
     hurries: bool = True
     """Whether, of batches that pay about alike, the shorter goes."""
 
-    _paid: bool = field(default=False, init=False, repr=False, compare=False)
-    """Whether the last batch went for what it paid: the next may go to whose turn it is."""
+    spares: bool = True
+    """Whether an answer has to be worth more than what its steps take from those that are written already."""
+
+    _paid: int = field(default=0, init=False, repr=False, compare=False)
+    """Batches that went for what they paid since the last that went to whose turn it was."""
 
     def admit(self, request: Pending[Any], view: View) -> ServiceError | None:
         """Refuses what could not be answered in time if it went next."""
@@ -68,8 +75,8 @@ class Predictive:
         groups = [self._group(lines, view, prospect, together=not self.groups) for lines in view.queue.lines]
         turn = self._turn(view, prospect)
         batch = self._paying(groups, view) if turn is None else self._with(turn, view, prospect)
-        # A turn that nothing came of, for want of slots, is not over.
-        self._paid = turn is None or not batch
+        if batch:
+            self._paid = self._paid + 1 if turn is None else 0
         behind_s = 0.0
         if batch and not view.elsewhere:
             # Whoever is left has to wait for this batch: for what it takes, not for what its line's longest would.
@@ -99,9 +106,13 @@ class Predictive:
         turn."""
         if not self.ages or not self._paid:
             return None
-        if all(line.requests[0].due_s > view.now_s for lines in view.queue.lines for line in lines):
+
+        def may_have_it(request: Pending[Any]) -> bool:
+            return request.due_s <= view.now_s and request.tier.turn_after <= self._paid
+
+        if not any(may_have_it(line.requests[0]) for lines in view.queue.lines for line in lines):
             return None
-        past_due = (request for request in view.queue if request.due_s <= view.now_s)
+        past_due = (request for request in view.queue if may_have_it(request))
         return next((request for request in past_due if prospect.late_s(request) <= 0), None)
 
     def _with(self, turn: Pending[Any], view: View, prospect: _Prospect) -> tuple[Pending[Any], ...]:
@@ -126,10 +137,24 @@ class Predictive:
         columns = [line.columns for line in lines]
         _, deadlines_s, tokens, weights, slots = np.concatenate(columns, axis=1)
         firsts = [0, *accumulate(each.shape[1] for each in columns[:-1])]
-        late_s = prospect.soonest_s(tokens) - deadlines_s
-        slack_s = np.full_like(deadlines_s, np.inf)
+        slack_s, work_s, soonest_s = np.full_like(deadlines_s, np.inf), None, prospect.soonest_s(tokens)
         if self.sheds:
             slack_s = (deadlines_s - prospect.free_s) / prospect.caution
+        kind = lines[0].requests[0].group
+        if lines[0].requests[0].answer.likely:
+            answers_3R = np.concatenate([line.answers for line in lines], axis=1)
+            soonest_s = prospect.soonest_s(tokens, view.decoding.least_s(kind, tokens, answers_3R[0]))
+            added_s = slots * view.decoding.added_s(kind, tokens, answers_3R[1])
+            work_s = answers_3R[1] * added_s
+            if self.sheds:
+                token_s = view.decoding.token_s_of(kind, tokens, answers_3R[1])
+                alone_s = view.latency.table_s(np.ones(1), tokens)
+                weights = weights * in_time((slack_s - alone_s) / token_s, answers_3R)
+                slack_s = slack_s - answers_3R[0] * token_s
+            if self.spares:
+                weights = weights - view.decoding.price(view.now_s) * added_s
+            slack_s[weights <= 0] = -np.inf
+        late_s = soonest_s - deadlines_s
         if self.refuses:
             slack_s[late_s > 0] = -np.inf
         group = Group(
@@ -138,6 +163,7 @@ class Predictive:
             weights=weights,
             slots=slots,
             starts=np.zeros(1, int) if together else np.array(firsts),
+            work_s=work_s,
         )
         return _Waiting(lines, firsts, group, late_s)
 
@@ -160,16 +186,19 @@ class _Prospect:
             free_s = max(free_s, begins_s + seconds)
         return cls(view=view, free_s=free_s, caution=1 + min(view.latency.error_ratio, CAUTION))
 
-    def soonest_s(self, tokens_R: np.ndarray) -> np.ndarray:
-        """When requests could be answered at the earliest if each went next: predictions may be too long by their
-        error."""
-        wait_s = self.free_s - self.view.now_s + self.view.latency.table_s(np.ones(1), tokens_R)
+    def soonest_s(self, tokens_R: np.ndarray, writing_s: np.ndarray | float = 0.0) -> np.ndarray:
+        """When requests could be answered at the earliest if each went next, and was written in so many seconds:
+        predictions may be too long by their error."""
+        wait_s = self.free_s - self.view.now_s + self.view.latency.table_s(np.ones(1), tokens_R) + writing_s
         soonest_s: np.ndarray = self.view.now_s + wait_s / (1 + self.view.latency.error_ratio)
         return soonest_s
 
     def late_s(self, request: Pending[Any]) -> float:
         """By how much a request would be late at best if it went next; negative where it would not."""
-        return float(self.soonest_s(np.array([request.tokens]))[0]) - request.deadline_s
+        tokens, least, writing_s = np.array([request.tokens]), request.answer.least, 0.0
+        if least:
+            writing_s = float(self.view.decoding.least_s(request.group, tokens, np.array([least]))[0])
+        return float(self.soonest_s(tokens, writing_s)[0]) - request.deadline_s
 
 
 def _refusals(

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from service.batching.decoding import Decoding
 from service.batching.forecast import Forecast
 from service.batching.latency import BatchTime
-from service.batching.lengths import AnswerLengths
 from service.batching.pending import Pending
 from service.batching.policies import BatchLimits, Predictive, View
 from service.batching.queue import RequestQueue
 from service.batching.steps import StepTimes
-from service.inference.place import EMPTY
 
 WAITING = 1000
 DECISIONS = 1000
@@ -38,7 +37,7 @@ class Traffic:
         self.queue: RequestQueue[int] = RequestQueue(1 << 40)
         self._generator = np.random.default_rng(0)
         self._policy, self._latency, self._forecast = Predictive(), BatchTime(), Forecast()
-        self._steps, self._lengths = StepTimes(), AnswerLengths()
+        self._decoding = Decoding(StepTimes())
 
     def come(self, now_s: float, count: int) -> None:
         """So many requests, due in 1 to 60 s."""
@@ -67,10 +66,8 @@ class Traffic:
             idle=True,
             limits=BatchLimits(rows=32, tokens=8192, seconds=0.1),
             latency=self._latency,
-            steps=self._steps,
-            lengths=self._lengths,
+            decoding=self._decoding,
             running=(),
-            occupancy=EMPTY,
         )
         began_s = time.thread_time()
         decision = self._policy.decide(view)

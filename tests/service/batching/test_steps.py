@@ -45,3 +45,15 @@ def test_each_decoder_has_a_model_of_its_own() -> None:
     assert model.predict_s(1, 30, Task.SUMMARY) == pytest.approx(0.03, rel=0.1)
     assert model.predict_s(1, 30) == StepTime().predict_s(1, 30)
     assert model.error_ratio == model.summary.error_ratio > 0
+
+
+def test_the_pace_is_the_time_of_answers_over_that_of_the_steps_that_ran_meanwhile() -> None:
+    model, ran = StepTimes(), totals(40, 3, 300)
+    for _ in range(100):
+        model.learn_pace(2.5 * ran.seconds, ran)
+    assert model.pace == pytest.approx(2.5, rel=0.01)
+    model.learn_pace(100.0, totals(2, 3, 300))
+    assert model.pace == pytest.approx(2.5, rel=0.01), "two steps tell nothing"
+    for _ in range(100):
+        model.learn_pace(0.5 * ran.seconds, ran)
+    assert model.pace >= 1.0, "no answer is there before its steps have run"
