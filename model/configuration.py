@@ -17,8 +17,8 @@ PRESETS: dict[str, dict[str, int]] = {
         "decoder_layers": 16,
         "decoder_ffn": 3072,
         "pointer_layers": 6,
-        "recurrent_block": 128,
-        "recurrent_halo": 32,
+        "recurrent_block": 64,
+        "recurrent_halo": 16,
     },
     "student": {
         "d_model": 512,
@@ -30,8 +30,8 @@ PRESETS: dict[str, dict[str, int]] = {
         "decoder_layers": 4,
         "decoder_ffn": 1024,
         "pointer_layers": 2,
-        "recurrent_block": 128,
-        "recurrent_halo": 32,
+        "recurrent_block": 64,
+        "recurrent_halo": 16,
     },
     "nano": {
         "d_model": 64,

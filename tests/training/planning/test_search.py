@@ -68,8 +68,9 @@ def test_a_layout_that_does_not_fit_names_stage_need_and_fix() -> None:
     ],
 )
 def test_wishes_that_cannot_be_laid_out_say_what_would_fit(sizes: dict[str, int], message: str) -> None:
+    job = replace(JOB, network=Network.of(HybridConfig.from_preset("student", recurrent_block=128)))
     with pytest.raises(ValueError, match=message):
-        search(JOB, make_cluster("a100-80gb", 8), Wish(sizes=sizes))
+        search(job, make_cluster("a100-80gb", 8), Wish(sizes=sizes))
 
 
 def test_tensor_ranks_must_divide_what_they_share() -> None:
