@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from .beams import BeamSearch
-from .cache import CachePool, CacheShape
-from .decoder import Decoder, key_value_heads
+from .cache import CachePool, cache_shape
+from .decoder import Decoder
 from .encoder import Encoder
 from .executor import Decoding, Encoded, Step
 from .limits import EngineSettings, RowLimits
@@ -28,20 +28,8 @@ class CpuExecutor:
     ) -> None:
         """Load the graphs and allocate the cache. Raises BundleError where a graph is missing or cannot be loaded."""
         config = manifest.config
-        heads = int(config["num_heads"])
         self._rules, self._first_token = rules, int(config["bos_token_id"])
-        self.pool = CachePool(
-            CacheShape(
-                slots=settings.slots,
-                layers=int(config["decoder_layers"]),
-                heads=key_value_heads(config),
-                head_width=int(config["d_model"]) // heads,
-                max_source=limits.max_source_tokens,
-                max_target=limits.max_target_tokens,
-                vocabulary=limits.vocabulary,
-                warm_positions=settings.warm_positions,
-            )
-        )
+        self.pool = CachePool(cache_shape(manifest, settings, limits))
         self.encoder = Encoder(bundle, manifest, threads=settings.threads)
         self.decoders = {
             task: Decoder(name, bundle, manifest, self.pool, SIDES[task], threads=settings.threads, copies=copies)

@@ -11,6 +11,7 @@ from .manifest import BundleError, fix_for
 
 NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),
 }
