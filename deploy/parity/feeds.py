@@ -59,8 +59,8 @@ def random_feeds(
             raise ValueError(f"input {each.name} is {each.type} {each.shape}: not a graph of this model")
         if each.name in given:
             feeds[each.name] = given[each.name].reshape(shape).astype(kind)
-        elif kind == np.float32:
-            feeds[each.name] = random.standard_normal(shape, dtype=np.float32)
+        elif np.issubdtype(kind, np.floating):
+            feeds[each.name] = random.standard_normal(shape, dtype=np.float32).astype(kind)
         else:
             feeds[each.name] = random.integers(FIRST_TEXT_TOKEN, vocabulary, shape).astype(kind)
     return feeds
