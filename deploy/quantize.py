@@ -1,4 +1,4 @@
-"""Store a graph's weights in fp16, int8 or int4:
+"""Write a graph in fp16, or with its weights in int8 or int4:
 
     python deploy/quantize.py --input_model model.onnx --output_model model.int8.onnx --precision int8
 

@@ -179,7 +179,9 @@ def _client(settings: Settings) -> InferenceClient:
     from service.inference.local import LocalClient
 
     knobs = settings.local
-    engine = EngineSettings(slots=knobs.slots, threads=knobs.threads, gap_steps=knobs.gap_steps, verify=False)
+    engine = EngineSettings(
+        slots=knobs.slots, threads=knobs.threads, device=knobs.device, gap_steps=knobs.gap_steps, verify=False
+    )
     return LocalClient(settings.bundle, engine)
 
 

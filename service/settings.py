@@ -229,6 +229,9 @@ class TritonSettings(_Part):
 class LocalSettings(_Part):
     """The engine in this process (`runtime = local`)."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda decodes on the first CUDA device, for bundles in fp16; it needs onnxruntime-gpu in onnxruntime's place."""
+
     slots: int = Field(default=32, ge=1)
     threads: int = Field(default=0, ge=0)
     """Threads of one operator; 0 is one for each physical core."""

@@ -13,7 +13,7 @@ import torch
 from deploy.bundle.shapes import config_of_shapes, preset_with_heads
 from deploy.bundle.storage import load_graph
 from deploy.graphs.weights import restore_weights
-from deploy.triton.manifest import load_manifest
+from deploy.triton.manifest import MANIFEST_NAME, load_manifest
 from model.configuration import HybridConfig
 from model.network import HybridModel
 
@@ -31,14 +31,16 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
     """The network in a checkpoint, float32, in evaluation mode.
 
     Args:
-        path: a folder as `save_pretrained` writes it, a `.safetensors` file, or a `.pt` file, which is loaded with
-            `weights_only=True`.
+        path: a folder as `save_pretrained` writes it, a `.safetensors` file, a `.pt` file, which is loaded with
+            `weights_only=True`, or a bundle's folder.
         preset: the configuration, in place of the checkpoint's own: of a `config.json` beside it, of the `.pt`, or of
             the preset that its tensors' shapes fit.
 
     Raises:
         ValueError: no such checkpoint, no configuration, or weights that do not fit it.
     """
+    if is_bundle(path):
+        return load_bundle_model(path)
     if path.is_dir():
         found = _weight_files(path)
         if len(found) != 1:
@@ -57,6 +59,11 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
     else:
         config = config_of_shapes(weights, str(path))
     return model_of(config, weights, str(path))
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder is a bundle's."""
+    return (path / MANIFEST_NAME).is_file()
 
 
 def load_bundle_model(bundle: Path) -> HybridModel:

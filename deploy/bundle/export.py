@@ -16,7 +16,7 @@ from deploy.bundle.replacement import recover
 from deploy.bundle.storage import write_graphs
 from deploy.bundle.writer import check_output, write_bundle
 from deploy.graphs.catalog import DEFAULT_OPSET, GRAPHS, build_graph
-from deploy.graphs.precision import Narrower
+from deploy.graphs.precision import converter
 from deploy.parity.difference import TOLERANCES
 from deploy.triton.manifest import CrfScores, Limits, Manifest, Precision
 
@@ -45,7 +45,7 @@ def export_bundle(
         model: the network, any dtype.
         tokenizer: folder with tokenizer.json and tokenizer_config.json.
         output: the bundle's folder.
-        precision: how weights are stored: fp32, fp16, int8 or int4.
+        precision: fp32; fp16, which computes in it, as GPUs do best; int8 or int4, in which weights are stored.
         opset: version of the standard operators, 16 or more.
         name: the bundle's name; default `trident-PRESET`.
         license: SPDX expression of the weights' licence; default: the provenance's `license`.
@@ -101,8 +101,8 @@ def build_models(
     built = {name: build_graph(name, model.config, weights, opset=opset, fusion=fusion) for name in graphs}
     if precision == "fp32":
         return built
-    narrower = Narrower(precision)
-    return {name: narrower.convert(graph) for name, graph in built.items()}
+    convert = converter(precision)
+    return {name: convert(graph) for name, graph in built.items()}
 
 
 def state_arrays(model: HybridModel) -> dict[str, np.ndarray]:

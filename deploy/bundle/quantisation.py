@@ -1,7 +1,7 @@
-"""Stores the weights of one graph in fp16, int8 or int4, and says what that cost.
+"""Writes one graph in fp16, int8 or int4, and says what that cost.
 
-Weights only: a row's result never depends on its batch mates. The new graph is compared with the old one on random
-tokens and refused above a tolerance.
+In int8 and int4 weights alone are narrowed, so a row's result never depends on its batch mates. The new graph is
+compared with the old one on random tokens and refused above a tolerance.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import onnx
 import onnxruntime as ort
 
 from deploy.bundle.storage import load_graph, operators_of, save_single
-from deploy.graphs.precision import Narrower
+from deploy.graphs.precision import converter
 from deploy.parity.difference import TOLERANCES, Difference, check, difference, worst
-from deploy.parity.feeds import FIRST_TEXT_TOKEN, TIMED, TRIALS, median_ms, random_feeds, random_rows
+from deploy.parity.feeds import FIRST_TEXT_TOKEN, TIMED, TRIALS, median_ms, random_feeds, random_rows, typed
 from deploy.triton.sessions import open_session
 
 
@@ -60,7 +60,7 @@ def quantize_file(
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     model = load_graph(input_model)
     vocabulary = vocabulary_of(model)
-    converted = Narrower(precision).convert(model)
+    converted = converter(precision)(model)
     with tempfile.TemporaryDirectory() as folder:
         before_files = save_single(model, Path(folder) / "before.onnx")
         after_files = save_single(converted, Path(folder) / "after.onnx")
@@ -68,7 +68,7 @@ def quantize_file(
         old, new = (open_session(files[0]) for files in (before_files, after_files))
         found = worst(each for lengths in TRIALS for each in _differences(old, new, vocabulary, lengths))
         feeds = random_feeds(old, vocabulary, TIMED)
-        before_ms, after_ms = (median_ms(partial(each.run, None, feeds)) for each in (old, new))
+        before_ms, after_ms = (median_ms(partial(each.run, None, typed(each, feeds))) for each in (old, new))
     check(found, tolerance, precision)
     save_single(converted, output_model)
     return Quantisation(
@@ -100,7 +100,7 @@ def _differences(
     """Every output's difference on one random batch; padding is left out where an output has a source axis."""
     feeds = random_feeds(old, vocabulary, lengths)
     _, lengths_B = random_rows(vocabulary, lengths)
-    pairs = zip(old.get_outputs(), old.run(None, feeds), new.run(None, feeds), strict=True)
+    pairs = zip(old.get_outputs(), *(each.run(None, typed(each, feeds)) for each in (old, new)), strict=True)
     return [
         difference(info.name, reference, other, lengths_B if info.shape[1] == "source" else None)
         for info, reference, other in pairs

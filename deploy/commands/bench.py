@@ -260,3 +260,42 @@ def kernels(
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, json.dumps(result, indent=1) + "\n")
     typer.echo(json.dumps(result, allow_nan=False) if as_json else kernel_table(result))
+
+
+@app.command()
+def generation(
+    output: Annotated[Path, typer.Option(help="Where the figures and the seconds of every step go (JSON).")],
+    bundle: Annotated[Path, typer.Option(help="What is served.")] = Path("model/pretrained"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    source: Annotated[int, typer.Option(min=2, help="Tokens of a source.")] = 512,
+    target: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Answers that are written at once.")] = 8,
+    rounds: Annotated[int, typer.Option(min=3, help="Answers that each of them makes room for.")] = 3,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    prefill_tokens: Annotated[int, typer.Option(min=1, help="Source tokens that are encoded together.")] = 2048,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of an operator on a CPU; 0 is one a core.")] = 0,
+) -> None:
+    """Time an engine's answers: the first token, a steady state, and steps alone."""
+    from dataclasses import asdict
+
+    from deploy.benchmark.generation import GenerationLoad, measure_generation
+    from deploy.bundle.replacement import write_text
+    from deploy.triton.limits import EngineSettings
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    settings = EngineSettings(
+        slots=rows,
+        max_source_tokens=source,
+        max_target_tokens=target,
+        threads=threads,
+        device=device,
+        prefill_tokens=prefill_tokens,
+        verify=False,
+    )
+    wanted = GenerationLoad(
+        rows=rows, source_tokens=source, target_tokens=target, temperature=temperature, rounds=rounds
+    )
+    figures = asdict(measure_generation(bundle, settings, wanted))
+    write_text(output, json.dumps(figures, indent=1) + "\n")
+    del figures["steps_s"]
+    typer.echo(json.dumps(figures, indent=2))

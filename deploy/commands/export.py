@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from deploy.triton.manifest import Precision
+from deploy.triton.manifest import Precision, load_manifest
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder, .safetensors or .pt file of the trained network.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder, .safetensors or .pt file of the trained network, or a bundle.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder with tokenizer.json and tokenizer_config.json.")],
-    precision: Annotated[Precision, typer.Option(help="How to store the weights.")] = Precision.INT8,
+    precision: Annotated[Precision, typer.Option(help="Of the weights; fp16 computes in it.")] = Precision.INT8,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 15 to 22.")] = 18,
     preset: Annotated[
         str | None, typer.Option(help="The network's preset.", show_default="as its config.json, or its shapes, say")
@@ -35,21 +37,23 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Write a bundle: all graphs of a network, its tokenizer, model card and manifest."""
-    from deploy.bundle.checkpoints import load_checkpoint
+    from deploy.bundle.checkpoints import is_bundle, load_checkpoint
     from deploy.bundle.export import export_bundle
     from deploy.commands.output import failing_plainly, read_object
     from deploy.parity.samples import DEFAULT_SAMPLES, load_samples
 
     with failing_plainly():
+        # What is known of a bundle's weights holds for them in another precision.
+        former = load_manifest(checkpoint) if is_bundle(checkpoint) else None
         manifest = export_bundle(
             load_checkpoint(checkpoint, preset),
             tokenizer,
             output,
             precision=precision.value,
             opset=opset,
-            name=name,
-            license=license,
-            provenance=read_object(provenance),
+            name=former.name if name is None and former else name,
+            license=former.license if license is None and former else license,
+            provenance=former.provenance if provenance is None and former else read_object(provenance),
             evaluation=read_object(evaluation),
             samples=DEFAULT_SAMPLES if samples is None else load_samples(samples),
             overwrite=overwrite,

@@ -21,7 +21,7 @@ def quantize(
     input_model: Annotated[Path, typer.Option("--input_model", "--input-model", help="A float32 ONNX graph.")],
     output_model: Annotated[Path, typer.Option("--output_model", "--output-model", help="Where to write the result.")],
     precision: Annotated[
-        Precision, typer.Option(help="How to store the weights.", metavar="[fp16|int8|int4]", callback=narrower)
+        Precision, typer.Option(help="fp16 computes in it.", metavar="[fp16|int8|int4]", callback=narrower)
     ] = Precision.INT8,
     tolerance: Annotated[
         float | None,
@@ -31,7 +31,7 @@ def quantize(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Store a graph's weights in fp16, int8 or int4; says what it cost in accuracy and gained in size and speed."""
+    """Write a graph in fp16, or with its weights in int8 or int4; says what that cost and gained."""
     from deploy.bundle.quantisation import quantize_file
     from deploy.commands.output import failing_plainly, print_report
 

@@ -1,20 +1,20 @@
-"""From a float32 graph to one whose weights are stored in fp16, int8 or int4.
+"""From a float32 graph to one of another precision; int8 and int4, which store weights in it, are made here.
 
 Weights only: activations, inputs and outputs stay float32, so that no row's scale depends on its batch mates.
 
-| weight | fp16 | int8, int4 |
-|---|---|---|
-| matrices of MatMul | fp16 + Cast | MatMulNBits, 8 or 4 bits, blocks of 32 |
-| tied embedding (Gather and Gemm) | fp16 + Cast | GatherBlockQuantized and MatMulNBits on the same 8-bit bytes |
-| recurrent weights, position tables | fp16 + Cast | fp16 + Cast |
-| vectors, heads of a few outputs | fp32 | fp32 |
+| weight | int8, int4 |
+|---|---|
+| matrices of MatMul | MatMulNBits, 8 or 4 bits, blocks of 32 |
+| tied embedding (Gather and Gemm) | GatherBlockQuantized and MatMulNBits on the same 8-bit bytes |
+| recurrent weights, position tables | fp16 + Cast |
+| vectors, heads of a few outputs | fp32 |
 
 ONNX Runtime folds the Casts when it loads the graph: they cost storage nothing and time nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from deploy.graphs.blockwise import BLOCK, Quantized, quantize
 from deploy.graphs.builder import MICROSOFT, TRANSPOSED
+from deploy.graphs.half import NARROWED, compute_in_half, to_half
+from deploy.graphs.totals import take_totals
 
 BITS = {"int8": 8, "int4": 4}
 EMBEDDING_BITS = 8
@@ -41,19 +43,25 @@ SMALLEST_NARROWED = 1024
 """Tensors with fewer elements stay float32."""
 
 SCALES = ".scales"
-NARROWED = ".fp16"
+
+
+def converter(precision: str) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+    """What makes float32 graphs, all those of a bundle, ones of `precision`. Raises ValueError for an unknown one."""
+    if precision == "fp16":
+        return lambda model: take_totals(compute_in_half(model))
+    return Narrower(precision).convert
 
 
 @dataclass(slots=True)
 class Narrower:
-    """Rewrites graphs to one precision; a tensor that several graphs share is quantised once."""
+    """Rewrites graphs to int8 or int4; a tensor that several graphs share is quantised once."""
 
     precision: str
     _quantized: dict[str, Quantized] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp16", *BITS):
-            raise ValueError(f"precision must be fp16, int8 or int4, got {self.precision!r}")
+        if self.precision not in BITS:
+            raise ValueError(f"precision must be int8 or int4, got {self.precision!r}")
 
     def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A copy of a float32 graph in this precision. Raises ValueError where there is nothing to convert."""
@@ -76,25 +84,22 @@ class _Rewriter:
     def __init__(self, model: onnx.ModelProto, narrower: Narrower) -> None:
         self.model = model
         self.narrower = narrower
-        self.bits = BITS.get(narrower.precision)
+        self.bits = BITS[narrower.precision]
         self.old = {each.name: each for each in model.graph.initializer}
         self.new: dict[str, TensorProto] = {}
         self.folded: dict[str, NodeProto] = {}
 
     def rewrite(self, node: NodeProto) -> Iterable[NodeProto]:
         """The nodes that stand for `node`."""
-        if self.bits is not None:
-            if node.op_type == "MatMul" and self._is_matrix(node.input[1]):
-                yield self._matmul(
-                    node, node.input[1].removesuffix(TRANSPOSED), self._array(node.input[1]).T, self.bits
-                )
-                return
-            if self._is_head(node):
-                yield self._matmul(node, node.input[1], self._array(node.input[1]), EMBEDDING_BITS)
-                return
-            if node.op_type == "Gather" and self._is_vocabulary(node.input[0]):
-                yield self._gather(node)
-                return
+        if node.op_type == "MatMul" and self._is_matrix(node.input[1]):
+            yield self._matmul(node, node.input[1].removesuffix(TRANSPOSED), self._array(node.input[1]).T, self.bits)
+            return
+        if self._is_head(node):
+            yield self._matmul(node, node.input[1], self._array(node.input[1]), EMBEDDING_BITS)
+            return
+        if node.op_type == "Gather" and self._is_vocabulary(node.input[0]):
+            yield self._gather(node)
+            return
         for name in node.input:
             if name in self.old:
                 self._keep(name)
@@ -109,7 +114,7 @@ class _Rewriter:
         del converted.graph.node[:], converted.graph.initializer[:]
         converted.graph.node.extend([*self.folded.values(), *nodes])
         converted.graph.initializer.extend(self.new.values())
-        if all(each.domain != MICROSOFT for each in converted.opset_import) and self.bits is not None:
+        if all(each.domain != MICROSOFT for each in converted.opset_import):
             converted.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
         return converted
 
@@ -139,7 +144,7 @@ class _Rewriter:
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or size < SMALLEST_NARROWED:
             self.new[name] = tensor
         elif name not in self.folded:
-            self._store(name + NARROWED, _to_half(name, self._array(name)))
+            self._store(name + NARROWED, to_half(name, self._array(name)))
             self.folded[name] = _cast(name + NARROWED, name)
 
     def _matmul(self, node: NodeProto, key: str, weight_NK: np.ndarray, bits: int) -> NodeProto:
@@ -189,13 +194,6 @@ class _Rewriter:
     def _store(self, name: str, array: np.ndarray) -> None:
         if name not in self.new:
             self.new[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
-
-
-def _to_half(name: str, array: np.ndarray) -> np.ndarray:
-    largest = float(np.abs(array).max())
-    if largest > float(np.finfo(np.float16).max):
-        raise ValueError(f"{name} holds {largest:g}, more than float16's 65504: keep this model in fp32")
-    return array.astype(np.float16)
 
 
 def _cast(source: str, target: str) -> NodeProto:

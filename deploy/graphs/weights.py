@@ -21,7 +21,8 @@ from onnx import numpy_helper
 
 from deploy.graphs.blockwise import Quantized, dequantize
 from deploy.graphs.builder import TRANSPOSED
-from deploy.graphs.precision import NARROWED, SCALES
+from deploy.graphs.half import NARROWED
+from deploy.graphs.precision import SCALES
 from deploy.graphs.recurrence import GATES, reorder_gates
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +14,8 @@ from deploy.triton.sessions import NUMPY_TYPES
 FIRST_TEXT_TOKEN = 16
 PAD = 0
 CACHE_POSITIONS = {"max_target": 64, "max_source": 128}
+TOTALS = {f"total_{each}": np.array(CACHE_POSITIONS[f"max_{each}"]) for each in ("target", "source")}
+"""What a graph is told that does not look for its longest row."""
 
 TRIALS = ((1,), (2, 17), (40, 3, 130), (161,) * 2)
 """Row lengths of the batches on which two versions of a network are compared: single tokens, mixed rows, and rows
@@ -47,6 +49,7 @@ def random_feeds(
         "source_lengths": np.minimum(lengths_B, CACHE_POSITIONS["max_source"]),
         "target_lengths": np.minimum(lengths_B, CACHE_POSITIONS["max_target"]) - 1,
         "lengths": lengths_B,
+        **TOTALS,
     }
     feeds: dict[str, np.ndarray] = {}
     for each in session.get_inputs():
@@ -56,11 +59,17 @@ def random_feeds(
             raise ValueError(f"input {each.name} is {each.type} {each.shape}: not a graph of this model")
         if each.name in given:
             feeds[each.name] = given[each.name].reshape(shape).astype(kind)
-        elif kind == np.float32:
-            feeds[each.name] = random.standard_normal(shape, dtype=np.float32)
+        elif np.issubdtype(kind, np.floating):
+            feeds[each.name] = random.standard_normal(shape, dtype=np.float32).astype(kind)
         else:
             feeds[each.name] = random.integers(FIRST_TEXT_TOKEN, vocabulary, shape).astype(kind)
     return feeds
+
+
+def typed(session: ort.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same inputs as the graph takes them in another precision: in its types, with the totals it asks for."""
+    kinds = {each.name: NUMPY_TYPES[each.type] for each in session.get_inputs()}
+    return {name: {**TOTALS, **feeds}[name].astype(kind, copy=False) for name, kind in kinds.items()}
 
 
 def median_ms(run: Callable[[], object], repeats: int = 5) -> float:

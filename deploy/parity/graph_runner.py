@@ -109,12 +109,14 @@ class StepRunner:
         batch, heads, _, head_width = caches["cross_key_0"].shape
         for each in session.get_inputs():
             if each.name.startswith("self_"):
-                buffers[each.name] = np.zeros((batch, heads, max_target, head_width), np.float32)
+                buffers[each.name] = np.zeros((batch, heads, max_target, head_width), caches["cross_key_0"].dtype)
         buffers |= {
             "tokens": self._tokens,
             "target_lengths": self._position,
             "source_lengths": lengths_B.astype(np.int32),
             "source_ids": ids_BS.astype(np.int64),
+            "total_target": np.array(max_target, np.int32),
+            "total_source": np.array(caches["cross_key_0"].shape[2], np.int32),
         }
         self._binding = _Binding(session, buffers)
 

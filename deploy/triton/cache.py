@@ -1,11 +1,12 @@
 """The key-value cache: one preallocated pool that the decoders' steps read and write in place.
 
-    self_key_i, self_value_i     FP32 [slots,K,max_target,E]   what the answer attends to; grows by a position a step
-    cross_key_i, cross_value_i   FP32 [slots,K,max_source,E]   what the source is to every layer; written once
+    self_key_i, self_value_i     [slots,K,max_target,E]        what the answer attends to; grows by a position a step
+    cross_key_i, cross_value_i   [slots,K,max_source,E]        what the source is to every layer; written once
     source_ids                   INT64 [slots,max_source]
     tokens, target_lengths, source_lengths, logits             one row a slot
 
-K are the key and value heads, which groups of the H heads share. Both decoders use the same buffers: the pointer
+K are the key and value heads, which groups of the H heads share; keys and values are FP32, or FP16 where the graphs
+compute in it. Both decoders use the same buffers: the pointer
 decoder has fewer layers, and keeps its copy keys, as wide as H / K caches, in the first cross-attention buffers that
 its layers leave free. Memory is taken from the system page by page as it is written; past `warm_positions` it is given
 back when nothing is being decoded.
@@ -15,11 +16,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .limits import EngineSettings, RowLimits
+from .manifest import Manifest, Precision
 from .protocol import Source
 from .slots import Move
 
@@ -37,6 +41,8 @@ class CacheShape:
     max_target: int
     vocabulary: int
     warm_positions: int
+    dtype: type = np.float32
+    """Of keys and values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +54,37 @@ class Footprint:
 
     cross: tuple[str, ...]
     """Buffers over the source, in the order of the prefill's outputs."""
+
+
+def cache_shape(manifest: Manifest, settings: EngineSettings, limits: RowLimits) -> CacheShape:
+    """Of a bundle's network, as the settings want it."""
+    config = manifest.config
+    return CacheShape(
+        slots=settings.slots,
+        layers=int(config["decoder_layers"]),
+        heads=key_value_heads(config),
+        head_width=int(config["d_model"]) // int(config["num_heads"]),
+        max_source=limits.max_source_tokens,
+        max_target=limits.max_target_tokens,
+        vocabulary=limits.vocabulary,
+        warm_positions=settings.warm_positions,
+        dtype=np.float16 if manifest.precision == Precision.FP16 else np.float32,
+    )
+
+
+def key_value_heads(config: Mapping[str, Any]) -> int:
+    """Of a network's decoders; bundles of before the field have as many as heads."""
+    return int(config.get("num_kv_heads", config["num_heads"]))
+
+
+def buffer_shapes(shape: CacheShape) -> dict[str, tuple[int, int, int, int]]:
+    """Sizes [slots,K,positions,E] of all buffers of keys and values."""
+    return {
+        f"{kind}_{part}_{layer}": (shape.slots, shape.heads, positions, shape.head_width)
+        for layer in range(shape.layers)
+        for part in ("key", "value")
+        for kind, positions in (("self", shape.max_target), ("cross", shape.max_source))
+    }
 
 
 class Pages:
@@ -82,17 +119,20 @@ class CachePool:
     def __init__(self, shape: CacheShape) -> None:
         self.shape = shape
         self._pages: dict[str, Pages] = {}
-        for layer in range(shape.layers):
-            for part in ("key", "value"):
-                for kind, positions in (("self", shape.max_target), ("cross", shape.max_source)):
-                    size = (shape.slots, shape.heads, positions, shape.head_width)
-                    self._pages[f"{kind}_{part}_{layer}"] = Pages(size, np.float32)
+        for name, size in buffer_shapes(shape).items():
+            self._pages[name] = Pages(size, shape.dtype)
         self.buffers = {name: pages.array for name, pages in self._pages.items()}
         self.source_ids = Pages((shape.slots, shape.max_source), np.int64).array
         self.tokens = np.zeros((shape.slots, 1), np.int64)
         self.target_lengths = np.zeros(shape.slots, np.int32)
         self.source_lengths = np.zeros(shape.slots, np.int32)
         self.logits = np.zeros((shape.slots, shape.vocabulary), np.float32)
+        self.totals = {
+            "total_target": np.array(shape.max_target, np.int32),
+            "total_source": np.array(shape.max_source, np.int32),
+        }
+        """Positions that the buffers have room for, which some graphs ask for."""
+
         self._deepest = np.zeros(shape.slots, np.int32)
         for buffer in self.buffers.values():
             buffer[:, :, : shape.warm_positions] = 0.0

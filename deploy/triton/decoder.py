@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from .cache import CachePool, Footprint
+from .cache import CachePool, Footprint, key_value_heads
 from .manifest import Manifest
 from .sessions import open_session
 from .slots import Side
-
-
-def key_value_heads(config: Mapping[str, Any]) -> int:
-    """Of a network's decoders; bundles of before the field have as many as heads."""
-    return int(config.get("num_kv_heads", config["num_heads"]))
 
 
 def copy_names(config: Mapping[str, Any]) -> list[str]:
@@ -67,9 +62,10 @@ class Decoder:
         )
         self._step = open_session(folder / manifest.graph_file(f"{name}_step"), threads=threads)
         self._bindings: dict[int, ort.IOBinding] = {}
+        self._totals = [each.name for each in self._step.get_inputs() if each.name in pool.totals]
 
     def prefill(self, memory_BSD: np.ndarray) -> list[np.ndarray]:
-        """What the step reads of encoded sources: FP32 [B,K,S,E] for each of `footprint.cross`."""
+        """What the step reads of encoded sources: [B,K,S,E] for each of `footprint.cross`."""
         return self._prefill.run(self._cross_names, {"memory": memory_BSD})
 
     def step(self, bounds: slice) -> np.ndarray:
@@ -99,6 +95,8 @@ class Decoder:
             inputs["source_ids"] = pool.source_ids
         for name, array in inputs.items():
             _bind_rows(binding.bind_input, name, array[bounds])
+        for name in self._totals:
+            _bind_rows(binding.bind_input, name, pool.totals[name])
         # The presents are the same memory as the pasts: ONNX Runtime then appends in place of copying.
         for name, buffer in caches.items():
             if name not in self._copy_names:

@@ -26,11 +26,19 @@ class Encoder:
         """Of the latest run."""
 
     def encode(self, sources: Sequence[Source]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode sources as one batch: memory FP32 [B,S,D], P(task) FP32 [B,3]."""
+        """Encode sources as one batch: memory [B,S,D], P(task) FP32 [B,3]."""
         self._options = ort.RunOptions()
         outputs = ["memory", "task_probabilities"]
         memory_BSD, routes_B3 = self._encoder.run(outputs, encoder_feeds(sources), self._options)
         return memory_BSD, routes_B3
+
+    def positions(self, memory_BSD: np.ndarray) -> int:
+        """What each source was padded to."""
+        return memory_BSD.shape[1]
+
+    def select(self, memory_BSD: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+        """The memory of the sources at some indices (rising), copied only where that are not all."""
+        return memory_BSD if len(indices) == len(memory_BSD) else memory_BSD[indices]
 
     def interrupt(self) -> None:
         """Let the run under way fail at its next operator; any thread may call this."""

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .cpu_executor import CpuExecutor
+from .cpu_executor import cpu_executor
+from .cuda_executor import cuda_executor
 from .executor import Executor
 from .limits import EngineSettings, RowLimits, check_batch
 from .manifest import load_manifest
@@ -58,7 +59,8 @@ class Engine:
         """Why the decode loop has ended by itself; None while it has not."""
 
         self._rules = TokenRules.of(list(manifest.special_tokens.values()), int(manifest.config["eos_token_id"]))
-        self._executor: Executor = CpuExecutor(bundle, manifest, settings, self.limits, self._rules)
+        make = cuda_executor if settings.device == "cuda" else cpu_executor
+        self._executor: Executor = make(bundle, manifest, settings, self.limits, self._rules)
         self._scheduler: Scheduler[LiveRow] = Scheduler(slots=settings.slots, prefill_tokens=settings.prefill_tokens)
         self._lock = threading.Condition()
         """Held for moments, to look at the scheduler or to change it; never while anything is computed or told."""

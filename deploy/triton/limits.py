@@ -14,6 +14,7 @@ import numpy as np
 from .manifest import Manifest
 from .protocol import GenerationBatch, Row, Sampling, Task
 
+DEVICES = ("cpu", "cuda")
 LARGEST_SEED = 2**63 - 1
 LARGEST_LENGTH_PENALTY = 10.0
 SMALLEST_REPETITION_PENALTY, LARGEST_REPETITION_PENALTY = 0.01, 10.0
@@ -36,6 +37,9 @@ class EngineSettings:
     threads: int = 0
     """Threads of one operator; 0 is one for each physical core."""
 
+    device: str = "cpu"
+    """cpu, or cuda: the first CUDA device, for bundles in fp16."""
+
     prefill_tokens: int = 2048
     """Source tokens (padding included) that are taken to be encoded before others are. A longer source goes alone."""
 
@@ -52,6 +56,8 @@ class EngineSettings:
         for name in ("slots", "max_source_tokens", "max_target_tokens", "prefill_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.device not in DEVICES:
+            raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
         if not self.gap_steps >= 1:
             raise ValueError(f"gap_steps must be 1 or more, got {self.gap_steps}")
         for name in ("threads", "warm_positions"):
@@ -64,7 +70,9 @@ class EngineSettings:
         given = {each.name: parameters[each.name] for each in fields(cls) if each.name in parameters}
         verify = _read_bool("verify", given.pop("verify", "true"))
         gap_steps = _read_real("gap_steps", given.pop("gap_steps", str(cls().gap_steps)))
-        return cls(**{name: _read_int(name, text) for name, text in given.items()}, gap_steps=gap_steps, verify=verify)
+        device = given.pop("device", cls().device)
+        numbers = {name: _read_int(name, text) for name, text in given.items()}
+        return cls(**numbers, device=device, gap_steps=gap_steps, verify=verify)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ ENGINE_PACKAGE = "trident_engine"
 
 
 class Precision(StrEnum):
-    """How weights can be stored."""
+    """How graphs can compute, or their weights be stored."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -106,7 +106,7 @@ class Manifest:
     name: str
     preset: str
     precision: str
-    """How the weights are stored: fp32, fp16, int8 or int4. Inputs and outputs are FP32 in any case."""
+    """fp32; fp16, which the graphs compute in; int8 or int4, of their weights alone. Scores are FP32 in any case."""
 
     opset: int
     config: Mapping[str, Any]

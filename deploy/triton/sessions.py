@@ -11,6 +11,7 @@ from .manifest import BundleError, fix_for
 
 NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),
 }
@@ -18,9 +19,15 @@ NUMPY_TYPES: dict[str, np.dtype] = {
 
 
 def open_session(
-    path: Path, *, threads: int = 0, keeps_memory: bool = True, profile: Path | None = None
+    path: Path,
+    *,
+    threads: int = 0,
+    keeps_memory: bool = True,
+    profile: Path | None = None,
+    device: str = "cpu",
+    captures: bool = False,
 ) -> ort.InferenceSession:
-    """Load a graph for the CPU.
+    """Load a graph.
 
     Args:
         path: the graph; its weights lie beside it.
@@ -28,6 +35,9 @@ def open_session(
         keeps_memory: hold on to the memory of the largest run. Right for steps of one size; graphs that see sources
             of any length would stay as large as the largest batch they ever saw.
         profile: time every node, into a file whose name begins so; `end_profiling()` names it.
+        device: `cpu`, or `cuda`: the first CUDA device, but for nodes that it has no kernels for.
+        captures: on a CUDA device, capture the launches of a run into a CUDA graph, and replay it in runs of the same
+            `gpu_graph_id`.
 
     Raises:
         BundleError: the graph is missing, damaged, or of an operator set that this ONNX Runtime does not know.
@@ -48,8 +58,11 @@ def open_session(
         options.add_session_config_entry("session.dynamic_block_base", "4")
     # Waiting threads sleep: the gateway and the other models share the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"enable_cuda_graph": str(int(captures))}))
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(path, options, providers=providers)
     except Exception as error:
         # ONNX Runtime's exceptions share no base class but Exception.
         raise BundleError(f"{path} cannot be loaded ({error}): {fix_for(path)}") from error

@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from deploy import cli
 from deploy.bundle.checkpoints import load_checkpoint
 from deploy.bundle.export import export_bundle
 from deploy.bundle.optimisation import optimize_file
@@ -264,3 +265,31 @@ def test_a_wrong_sample_is_named_by_its_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "samples.jsonl").write_text('{"task": "generation", "input": "a"}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"samples\.jsonl, line 2"):
         load_samples(tmp_path / "samples.jsonl")
+
+
+def test_a_bundle_is_exported_in_another_precision(
+    nano_model: HybridModel, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """A host with nothing but the shipped bundle makes the one that its GPU computes with."""
+    known = {"license": "CC-BY-4.0", "training": {"steps": 7}}
+    export_bundle(nano_model, tokenizer_folder, tmp_path / "int8", precision="int8", name="ours", provenance=known)
+    done = CliRunner().invoke(
+        cli.app,
+        [
+            *("export", str(tmp_path / "int8"), "--output", str(tmp_path / "fp16")),
+            *("--tokenizer", str(tmp_path / "int8"), "--precision", "fp16"),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    former, found = (load_manifest(tmp_path / each) for each in ("int8", "fp16"))
+    assert (found.precision, found.name, found.license) == ("fp16", "ours", "CC-BY-4.0")
+    assert found.provenance == former.provenance == known
+    assert_same_network(load_checkpoint(tmp_path / "fp16"), halved(load_checkpoint(tmp_path / "int8")))
+
+
+def halved(network: HybridModel) -> HybridModel:
+    """The network with every matrix rounded to float16."""
+    for name, parameter in network.named_parameters():
+        if not name.startswith("extractive.crf"):
+            parameter.data = parameter.data.half().float()
+    return network

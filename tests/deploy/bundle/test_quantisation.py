@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from deploy.bundle.quantisation import quantize_file
 from deploy.bundle.storage import load_graph, save_single
 from deploy.graphs.blockwise import dequantize, quantize
-from deploy.graphs.precision import Narrower
+from deploy.graphs.precision import Narrower, converter
 from deploy.graphs.weights import restore_weights
 from deploy.parity.feeds import TRIALS, random_feeds
 
@@ -135,7 +135,7 @@ def test_weights_beyond_float16_are_refused() -> None:
     info = [onnx.helper.make_tensor_value_info(each, TensorProto.FLOAT, ["batch", 64]) for each in "xy"]
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "large", info[:1], info[1:], [tensor]))
     with pytest.raises(ValueError, match=r"w\.T holds 1e\+06, more than float16's 65504"):
-        Narrower("fp16").convert(model)
+        converter("fp16")(model)
 
 
 def test_the_script_reports_and_fails_with_status_1(graph: Path, tmp_path: Path) -> None:
