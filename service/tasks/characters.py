@@ -124,8 +124,8 @@ for _code in _match(r"\p{Lu}").tolist():
 
 LIGATURES = {
     code: unicodedata.normalize("NFKC", chr(code))
-    for first, last in _RANGES[Kind.LIGATURE]
-    for code in range(ord(first), ord(last) + 1)
+    for each in _RANGES[Kind.LIGATURE]
+    for code in range(ord(each[0]), ord(each[1]) + 1)
 }
 
 IS_EMOJI = _flags(r"[\p{Extended_Pictographic}\p{Emoji_Modifier}]")
