@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy.benchmark.comparison.systems import System
+    from deploy.benchmark.comparison.systems import Setting, System
 
 RESULTS = Path("docs/results/peers")
 QUICK_RESULTS = Path("artifacts/peers")
@@ -27,7 +27,7 @@ def peers(
         Path | None, typer.Option(help="CSV with TIMESTAMP,ContextTokens,GeneratedTokens; drawn without one.")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default="the shipped one")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One round, few requests, no settings tried.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One round, few requests, settings as last recorded.")] = False,
     only: Annotated[str, typer.Option(help="Keys of servers and decoders, between commas; all without it.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Repeats whose median counts; 1 where --quick.")] = 3,
     requests: Annotated[
@@ -81,6 +81,7 @@ def peers(
         bundle=served,
         shape=shape_of(trace, requests or REQUESTS, questions, seed),
         requests=requests,
+        chosen=_chosen(servers),
         questions=questions,
         effort=quick_effort if quick else Effort(seconds=16, loads=5, rounds=rounds, sweeps=True),
         decoding={"DECODING_BUNDLE": str(served), **(QUICK_DECODING if quick else {})},
@@ -126,6 +127,19 @@ def report(folder: Path, document: Path | None, plot: Path) -> None:
         text = replace_between(text, section, table) if table else text
     write_text(document, text)
     typer.echo(f"{document}: {len(results)} systems")
+
+
+def _chosen(servers: Sequence[System]) -> dict[str, Setting]:
+    """What the recorded comparison found best, where it is still one of the settings."""
+    from deploy.commands.output import read_object
+
+    found: dict[str, Setting] = {}
+    for each in servers:
+        path = RESULTS / f"{each.key}.json"
+        setting: Setting = read_object(path).get("setting", {}) if path.is_file() else {}
+        if setting in each.settings:
+            found[each.key] = setting
+    return found
 
 
 def _environments(systems: Sequence[System]) -> list:

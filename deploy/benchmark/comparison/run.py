@@ -68,6 +68,9 @@ class Comparison:
     """Folder of what servers print."""
 
     say: Say
+    chosen: Mapping[str, Setting] = field(default_factory=dict)
+    """By key: settings that an earlier comparison found best, for systems whose settings are not tried now."""
+
     requests: int | None = None
     """How many of the shape's are sent at every load; None chooses by their speed here."""
 
@@ -103,7 +106,7 @@ class Comparison:
             "what": "peers",
             "key": system.key,
             "name": system.name,
-            "setting": dict(system.settings[0]),
+            "setting": dict(self.chosen.get(system.key, system.settings[0])),
             "versions": versions(system.python, system.packages),
             "machine": processor(),
             "workload": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from typer.testing import CliRunner
 
 from deploy.benchmark.comparison.measurement import figures
 from deploy.benchmark.comparison.questions import CAP, Asked, Shape, patience_s, shape_of
+from deploy.benchmark.comparison.systems import SERVERS
 from deploy.benchmark.comparison.tables import decoders_table, servers_table
 from deploy.benchmark.questions import sized_questions
 from deploy.benchmark.replay import Answers
+from deploy.commands import peers
 from deploy.commands.bench import app
 from service.settings import PRETRAINED
 
@@ -101,6 +104,19 @@ def test_decoders_are_compared_by_what_they_write_after_the_first_token() -> Non
     lines = decoders_table([{"name": "Ours", "rounds": rounds}, server("A server", 0.5)]).splitlines()
     assert lines[0] == "| decoder | first token of 8 × 512, s | tokens /s, 8 rows |"
     assert lines[2:] == ["| Ours | 1.00 | 80 |"]
+
+
+def test_a_quick_comparison_takes_the_settings_that_were_found_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "RESULTS", tmp_path)
+    best = {"PEER_DELAY_MS": "10", "PEER_MAX_BATCH_SIZE": "32"}
+    (tmp_path / "litserve-onnxruntime.json").write_text(json.dumps({"setting": best}), encoding="utf-8")
+    no_more_tried = {"setting": {"PEER_DELAY_MS": "99"}}
+    (tmp_path / "ray-onnxruntime.json").write_text(json.dumps(no_more_tried), encoding="utf-8")
+    chosen = peers._chosen(SERVERS)
+    assert chosen["litserve-onnxruntime"] == best
+    assert "ray-onnxruntime" not in chosen
 
 
 def test_an_unknown_peer_is_told_before_anything_is_installed(tmp_path: Path) -> None:
