@@ -1,7 +1,7 @@
 """`trident bench policies --url`: a trace's requests through running services, and the same ones simulated beside them.
 
-raw ONNX Runtime ─▶ load 1.0, and what batches cost
-each service     ─▶ what requests take alone (deadlines), and what it takes beside the model ─▶ costs to simulate
+raw ONNX Runtime ─▶ load 1.0
+each service     ─▶ what batches cost, what requests take alone (deadlines), what it takes beside the model ─▶ costs
 each load        ─▶ each service in turn: replayed over sockets, then simulated with the same arrivals and deadlines
 """
 
@@ -32,7 +32,6 @@ from deploy.commands.policies import fitted, numbers
 from deploy.triton.manifest import load_manifest
 from service.batching.latency import BatchTime
 from service.batching.policies import make_policy
-from service.batching.simulation.costs import Costs
 from service.batching.simulation.replay import Outcome, Replay
 from service.batching.simulation.requests import Requests, offsets_of, timed
 from service.served import window_limits
@@ -81,15 +80,16 @@ class LiveComparison:
         tokens = self.recorded.source_tokens
         told("raw ONNX Runtime")
         raw = RawModel(self.bundle)
-        costs = fitted(time_shapes(raw, WINDOW_SHAPES))
         work_s = np.median([raw.shares_s(tokens, ROWS) for _ in range(RAW_REPEATS)], axis=0)
-        self.measured = {"capacity_per_s": len(tokens) / work_s.sum(), "coefficients": list(costs.coefficients)}
+        self.measured = {"capacity_per_s": len(tokens) / work_s.sum()}
         yield None
         known = []
         for service in self.services:
             told(f"{service.policy} alone")
+            # Of the same minute as what is held against them.
+            costs = fitted(time_shapes(raw, WINDOW_SHAPES))
             known.append(know(service, self.questions, tokens, costs))
-            self.measured[service.policy] = asdict(known[-1].beside)
+            self.measured[service.policy] = {"costs": list(costs.coefficients), **asdict(known[-1].beside)}
             yield None
         offsets = offsets_of(self.arrivals, self.recorded.offsets_s, np.random.default_rng(self.seed))
         bodies = self.questions.bodies(tokens)
@@ -97,7 +97,7 @@ class LiveComparison:
             for each in known:
                 told(f"{each.service.policy} at {load:g}")
                 requests = timed(load, tokens, offsets, work_s, each.alone_s)
-                yield self._compare(each, requests, load, bodies, costs)
+                yield self._compare(each, requests, load, bodies)
 
     def record(self, figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What is kept of it: settings, machine, versions, figures, and every sample."""
@@ -120,16 +120,14 @@ class LiveComparison:
             "figures": list(figures),
         }
 
-    def _compare(
-        self, known: Known, requests: Requests, load: float, bodies: Sequence[bytes], costs: Costs
-    ) -> dict[str, Any]:
+    def _compare(self, known: Known, requests: Requests, load: float, bodies: Sequence[bytes]) -> dict[str, Any]:
         schedule = Schedule(
             arrivals_s=requests.arrivals_s, patience_s=requests.deadlines_s - requests.arrivals_s, bodies=bodies
         )
         answers = asyncio.run(replay(known.service.url, schedule))
         simulated = Replay(
             requests=requests,
-            costs=known.beside.added_to(costs),
+            costs=known.costs,
             policy=make_policy(self.knobs.model_copy(update={"policy": known.service.policy})),
             latency=BatchTime(),
             limits=window_limits(self.knobs, load_manifest(self.bundle, verify=False)),

@@ -100,10 +100,15 @@ class Known:
     """FP64 [R]: each request's time alone."""
 
     beside: Beside
+    costs: Costs
+    """Of batches, with what it takes beside the model."""
 
 
 def know(service: LiveService, questions: SizedQuestions, tokens: np.ndarray, costs: Costs) -> Known:
-    """Measure a service that has nothing else to do. `tokens`: of the requests. Raises ValueError where it fails."""
+    """Measure a service that has nothing else to do. `tokens`: of the requests; `costs`: of the model alone.
+
+    Raises ValueError where it does not answer.
+    """
     alone_s = asyncio.run(unbatched_s(service.url, questions, tokens))
     batch_s = max(0.0, float(np.median(alone_s - costs.table_s(np.ones(1), tokens.astype(np.float64)))))
     length = int(np.median(tokens))
@@ -114,4 +119,4 @@ def know(service: LiveService, questions: SizedQuestions, tokens: np.ndarray, co
     model_s = batches * costs.a + rows * (costs.predict_s(1, length) - costs.a)
     request_s = max(0.0, (seconds - model_s - batches * batch_s) / rows)
     beside = Beside(batch_s=batch_s, request_s=request_s, error_ratio=after.error_ratio)
-    return Known(service=service, alone_s=alone_s, beside=beside)
+    return Known(service=service, alone_s=alone_s, beside=beside, costs=beside.added_to(costs))
