@@ -107,8 +107,8 @@ def test_an_option_that_cannot_be_used_is_named_in_one_line(trace: Path, options
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("time,tokens\n1,2\n", "no TIMESTAMP column"),
-        ("TIMESTAMP,ContextTokens\n2023-11-16 18:15:46,3\n", "no GeneratedTokens column"),
+        ("time,tokens\n1,2\n", "no column TIMESTAMP"),
+        ("TIMESTAMP,ContextTokens\n2023-11-16 18:15:46,3\n", "no column GeneratedTokens"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,many,3\n", "line 2, cannot be read"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "has no rows"),
     ],
