@@ -81,7 +81,7 @@ def test_bad_settings_from_the_environment_are_one_line_and_status_1() -> None:
     answer = trident("serve", TRIDENT_SERVER__PORT="none")
     assert answer.returncode == 1
     (line,) = answer.stderr.splitlines()
-    assert "server.port" in line
+    assert "TRIDENT_SERVER__PORT" in line
 
 
 def test_a_repository_is_built_and_told_as_json(tmp_path: Path, nano_bundle: Path) -> None:
