@@ -140,18 +140,25 @@ def table(figures: Sequence[dict[str, object]]) -> Table:
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """What `--output` wrote, as a table: shares in time, a line a policy and what it was run without."""
+    """What `--output` wrote, as a table: shares in time, a line a policy and what it was run without.
+
+    What all results have in common stands once, above the policies; columns say where they differ, and the load.
+    """
+    kinds = [_kind(result["settings"]) for result in results]
+    common = [part for part in kinds[0] if all(part in kind for kind in kinds)]
     columns: list[str] = []
     lines: dict[str, dict[str, str]] = {}
-    for result in results:
-        settings = result["settings"]
-        kind = f"{settings['costs']}, {settings['arrivals']}, first {settings['requests']}"
-        without = "".join(f" without `{part}`" for part in settings["without"])
+    for kind, result in zip(kinds, results, strict=True):
+        without = "".join(f" without `{part}`" for part in result["settings"]["without"])
         for each in result["figures"]:
-            column = f"{kind}: {each['load']:g}"
+            column = " ".join([*(part for part in kind if part not in common), f"{each['load']:g}"])
             if column not in columns:
                 columns.append(column)
             lines.setdefault(f"{each['policy']}{without}", {})[column] = f"{each['attained']:.3f}"
-    head = f"| policy | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
+    head = f"| {', '.join([*common, 'at load'])} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
     rows = (f"| {name} | {' | '.join(cells.get(column, '–') for column in columns)} |" for name, cells in lines.items())
     return "\n".join([head, *rows])
+
+
+def _kind(settings: dict[str, Any]) -> list[str]:
+    return [settings["costs"], settings["arrivals"], f"first {settings['requests']}"]

@@ -136,10 +136,18 @@ def test_a_table_is_made_of_what_was_kept(trace: Path, tmp_path: Path) -> None:
     less = figures(trace, *options, str(kept[1]), "--without", "sheds")
     answer = CliRunner().invoke(app, ["report", *map(str, kept)])
     assert answer.stdout.splitlines() == [
-        "| policy | cpu, trace, first 200: 0.5 | cpu, trace, first 200: 1.5 |",
+        "| cpu, trace, first 200, at load | 0.5 | 1.5 |",
         "|---|---|---|",
         *(
             f"| {name} | {each[0]['attained']:.3f} | {each[1]['attained']:.3f} |"
             for name, each in (("predictive", whole), ("predictive without `sheds`", less))
         ),
     ]
+
+
+def test_columns_of_a_table_say_where_results_differ(trace: Path, tmp_path: Path) -> None:
+    kept = [tmp_path / f"{costs}.json" for costs in ("cpu", "gpu")]
+    for path in kept:
+        figures(trace, "--loads", "0.5", "--policies", "immediate", "--costs", path.stem, "--output", str(path))
+    answer = CliRunner().invoke(app, ["report", *map(str, kept)])
+    assert answer.stdout.splitlines()[0] == "| trace, first 200, at load | cpu 0.5 | gpu 0.5 |"
