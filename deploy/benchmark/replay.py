@@ -9,12 +9,15 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import numpy as np
 
 DEADLINE_HEADER = "X-Request-Timeout-Ms"
-OK, TOO_MANY_REQUESTS, GATEWAY_TIMEOUT = 200, 429, 504
+OK, TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE, GATEWAY_TIMEOUT = 200, 429, 503, 504
+"""503 is how servers without a word for it refuse what is too much."""
+
 IDLE_S = 1.0
 """How long a connection is kept for the next request: less than servers keep theirs (uvicorn five seconds), which would
 otherwise close one just when a request goes out over it."""
@@ -66,12 +69,35 @@ class Answers:
     @property
     def rejected(self) -> np.ndarray:
         """BOOL [R]: refused by the server."""
-        return self.status == TOO_MANY_REQUESTS
+        rejected: np.ndarray = (self.status == TOO_MANY_REQUESTS) | (self.status == SERVICE_UNAVAILABLE)
+        return rejected
 
     @property
     def failed(self) -> np.ndarray:
         """BOOL [R]: everything else."""
         return ~(self.in_time | self.late | self.rejected)
+
+    def figures(self, load: float) -> dict[str, Any]:
+        """Shares of all requests, goodput also as a share of load 1.0, latency of what was answered, every sample."""
+        answered_s = self.seconds[self.status == OK]
+        came = np.isfinite(self.seconds)
+        ends_s = float((self.schedule.arrivals_s + np.where(came, self.seconds, 0)).max())
+        attained = float(self.in_time.mean())
+        return {
+            "load": load,
+            "attained": attained,
+            "goodput": attained * load,
+            "goodput_per_s": float(self.in_time.sum()) / ends_s,
+            "answered_per_s": len(answered_s) / ends_s,
+            "rejected": float(self.rejected.mean()),
+            "late": float(self.late.mean()),
+            "failed": float(self.failed.mean()),
+            "latency_ms_p50": _percentile_ms(answered_s, 50),
+            "latency_ms_p99": _percentile_ms(answered_s, 99),
+            "held_up_ms_p99": _percentile_ms(self.held_up_s, 99),
+            "status": self.status.tolist(),
+            "ms": [round(1e3 * each, 1) if np.isfinite(each) else None for each in self.seconds.tolist()],
+        }
 
 
 async def replay(url: str, schedule: Schedule, done: Callable[[], None] = lambda: None) -> Answers:
@@ -167,3 +193,7 @@ async def _answered(session: aiohttp.ClientSession, url: str, body: bytes) -> No
         text = await response.text()
         if response.status != OK:
             raise ValueError(f"{url} answers {response.status}: {text[:300]}")
+
+
+def _percentile_ms(seconds: np.ndarray, percent: float) -> float | None:
+    return float(np.percentile(seconds, percent) * 1e3) if seconds.size else None

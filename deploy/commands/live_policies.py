@@ -25,7 +25,7 @@ from deploy.benchmark.capacity import RawModel
 from deploy.benchmark.costs import WINDOW_SHAPES, time_shapes
 from deploy.benchmark.load import surroundings
 from deploy.benchmark.questions import SizedQuestions, sized_questions
-from deploy.benchmark.replay import OK, Answers, Schedule, replay
+from deploy.benchmark.replay import Answers, Schedule, replay
 from deploy.bundle.replacement import write_text
 from deploy.commands.live_service import Known, LiveService, know
 from deploy.commands.policies import fitted, numbers
@@ -157,23 +157,7 @@ def _seen(answers: Answers, requests: Requests, load: float) -> dict[str, Any]:
         rejected=answers.rejected,
         waited_s=np.full(len(requests), np.nan),
     )
-    answered_s = answers.seconds[answers.status == OK]
-    ends_s = float((requests.arrivals_s + answers.seconds).max())
-    return {
-        **_shares(outcome, requests, load),
-        "failed": float(answers.failed.mean()),
-        "answered_per_s": len(answered_s) / ends_s,
-        "goodput_per_s": float(answers.in_time.sum()) / ends_s,
-        "latency_ms_p50": _percentile_ms(answered_s, 50),
-        "latency_ms_p99": _percentile_ms(answered_s, 99),
-        "held_up_ms_p99": _percentile_ms(answers.held_up_s, 99),
-        "status": answers.status.tolist(),
-        "ms": np.round(1e3 * answers.seconds, 1).tolist(),
-    }
-
-
-def _percentile_ms(seconds: np.ndarray, percent: float) -> float | None:
-    return float(np.percentile(seconds, percent) * 1e3) if seconds.size else None
+    return {**answers.figures(load), **_shares(outcome, requests, load)}
 
 
 def services_of(urls: Sequence[str]) -> list[LiveService]:

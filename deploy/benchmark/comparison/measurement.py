@@ -15,7 +15,7 @@ from deploy.benchmark.comparison.processes import Running
 from deploy.benchmark.comparison.questions import Asked
 from deploy.benchmark.comparison.search import probe
 from deploy.benchmark.questions import SizedQuestions
-from deploy.benchmark.replay import TOO_MANY_REQUESTS, Answers, at_once, replay
+from deploy.benchmark.replay import at_once, replay
 from deploy.benchmark.unbatched import unbatched_s
 
 OVERLOAD = 1.5
@@ -24,9 +24,6 @@ CLIENTS = (64, 16, 4)
 
 SWEPT_LOADS = (0.4, 0.8)
 """At which a setting is judged: below what good servers keep up with, and near it."""
-
-SERVICE_UNAVAILABLE = 503
-"""How servers without a word for it refuse what is too much."""
 
 CHECKED = 6
 """Requests whose answers are compared."""
@@ -59,32 +56,7 @@ class Effort:
 def run_at(server: Running, asked: Asked, load: float) -> dict[str, Any]:
     """Figures and samples of one load."""
     answers = asyncio.run(replay(server.program.url, asked.at(load)))
-    return figures(answers, asked, load)
-
-
-def figures(answers: Answers, asked: Asked, load: float) -> dict[str, Any]:
-    """Shares of all requests; goodput as a share of load 1.0 too; latency of what was answered; and every sample."""
-    rejected = (answers.status == TOO_MANY_REQUESTS) | (answers.status == SERVICE_UNAVAILABLE)
-    answered_s = answers.seconds[answers.status == 200]
-    attained = float(answers.in_time.mean())
-    span_s = float(answers.schedule.arrivals_s[-1])
-    last_s = float((answers.schedule.arrivals_s + np.where(np.isfinite(answers.seconds), answers.seconds, 0)).max())
-    return {
-        "load": load,
-        "attained": attained,
-        "goodput": attained * load,
-        "goodput_per_s": float(answers.in_time.sum()) / max(span_s, last_s),
-        "answered_per_s": len(answered_s) / max(span_s, last_s),
-        "rejected": float(rejected.mean()),
-        "late": float(answers.late.mean()),
-        "failed": float((answers.failed & ~rejected).mean()),
-        "latency_ms_p50": _percentile_ms(answered_s, 50),
-        "latency_ms_p99": _percentile_ms(answered_s, 99),
-        "held_up_ms_p99": _percentile_ms(answers.held_up_s, 99),
-        "compression": asked.compression(load),
-        "status": answers.status.tolist(),
-        "ms": [round(1e3 * each, 1) if np.isfinite(each) else None for each in answers.seconds.tolist()],
-    }
+    return {**answers.figures(load), "compression": asked.compression(load)}
 
 
 def saturate(server: Running, asked: Asked) -> float:
@@ -143,7 +115,3 @@ def check_answers(server: Running, asked: Asked, expected: list[dict[str, Any]])
         if places[0] != places[1] or worst > SCORE_TOLERANCE:
             raise OtherAnswers(f"{server.program.name} answers {found['answers']} in place of {wanted['answers']}")
     return worst
-
-
-def _percentile_ms(seconds: np.ndarray, percent: float) -> float | None:
-    return float(np.percentile(seconds, percent) * 1e3) if seconds.size else None

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deploy.benchmark.comparison.measurement import figures
 from deploy.benchmark.comparison.questions import CAP, Asked, Shape, patience_s, shape_of
 from deploy.benchmark.comparison.systems import SERVERS
 from deploy.benchmark.comparison.tables import decoders_table, servers_table
@@ -41,7 +40,7 @@ def test_refusals_of_either_kind_are_rejected_and_late_answers_are_no_goodput() 
         seconds=np.array([0.1, 0.9, 0.01, 0.01, 31.0]),
         held_up_s=np.zeros(5),
     )
-    found = figures(answers, question, 0.5)
+    found = answers.figures(0.5)
     shares = {name: found[name] for name in ("attained", "late", "rejected", "failed", "goodput")}
     assert shares == pytest.approx({"attained": 0.2, "late": 0.2, "rejected": 0.4, "failed": 0.2, "goodput": 0.1})
     assert found["latency_ms_p50"] == pytest.approx(500)
