@@ -97,10 +97,10 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("TRIDENT_BATCHIN__POLICY", "dynamic", "did you mean TRIDENT_BATCHING__POLICY?"),
         ("TRIDENT_LIMITS__HEADRS", "9", "did you mean TRIDENT_LIMITS__HEADERS?"),
-        ("TRIDENT_SERVER__PORT", "http", "server.port: "),
-        ("TRIDENT_LIMITS__CONNECTIONS", "0", "limits.connections: "),
-        ("TRIDENT_LIMITS__TRUSTED_PEERS", "10.0.0.0", "limits"),
-        ("TRIDENT_LIMITS__TRUSTED_PEERS", '["10.0.0"]', "limits.trusted_peers"),
+        ("TRIDENT_SERVER__PORT", "http", "TRIDENT_SERVER__PORT is 'http'"),
+        ("TRIDENT_LIMITS__CONNECTIONS", "0", "TRIDENT_LIMITS__CONNECTIONS is '0': it should be at least 1"),
+        ("TRIDENT_LIMITS__TRUSTED_PEERS", "10.0.0.0", "TRIDENT_LIMITS__TRUSTED_PEERS is '10.0.0.0', which is not JSON"),
+        ("TRIDENT_LIMITS__TRUSTED_PEERS", '["10.0.0"]', "TRIDENT_LIMITS__TRUSTED_PEERS__0 is '10.0.0'"),
     ],
 )
 def test_a_wrong_setting_fails_and_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:

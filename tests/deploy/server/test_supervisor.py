@@ -99,8 +99,9 @@ def test_a_dead_server_is_replaced_on_the_same_port(
         assert len(second.children()) == MODEL_PROCESSES
         assert not any(model.is_running() for model in models)
     expected = "it was killed by signal 9" if victim == "server" else f"its process {models[0].pid} ended"
-    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
-    assert f"Triton has died: {expected}" in record.getMessage()
+    # The next one may need a second attempt: what the killed one left in shared memory is in its way for a moment.
+    first = next(each for each in caplog.records if each.levelno == logging.ERROR)
+    assert f"Triton has died: {expected}" in first.getMessage()
 
 
 SUPERVISE = """

@@ -180,9 +180,12 @@ def test_a_service_that_refuses_is_quoted(service: str) -> None:
         list(ServicePredictor(service).summarise(["refuse this"]))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense"])
-def test_a_service_that_does_not_answer_is_named(url: str) -> None:
-    with pytest.raises(ValueError, match="does not answer"):
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [("http://127.0.0.1:1", "does not answer"), ("nonsense", "write it as http://127.0.0.1:8000")],
+)
+def test_a_service_that_does_not_answer_is_named(url: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
         ServicePredictor(url)
 
 
