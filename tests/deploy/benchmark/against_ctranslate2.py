@@ -75,7 +75,14 @@ def cut_before_hybrid(path: Path) -> Path:
     """A copy of the graph, beside it for its weights, that ends with the base encoder's last normalisation."""
     model = onnx.load(str(path), load_external_data=False)
     last = next(node for node in model.graph.node if "encoder.norm.weight" in node.input)
-    del model.graph.output[:]
+    # ONNX Runtime runs nodes that no output needs.
+    needed, kept = set(last.output), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.insert(0, node)
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(kept)
     model.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], onnx.TensorProto.FLOAT, None))
     cut = path.with_name("encoder-without-hybrid.onnx")
     cut.write_bytes(model.SerializeToString())
