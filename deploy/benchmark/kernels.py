@@ -24,8 +24,11 @@ from deploy.parity.feeds import median_ms, random_feeds
 from deploy.triton.manifest import load_manifest
 from deploy.triton.sessions import open_session
 
-CEILING_OF = {"MatMul": "fp32", "Gemm": "fp32", "MatMulNBits": "int8", "MatMulInteger": "int8"}
+CEILING_OF = {"MatMul": "fp32", "Gemm": "fp32", "MatMulNBits": "int8", "MatMulIntegerToFloat": "int8"}
 """Products, and the ceiling that each is held against."""
+
+WITH_BODIES = ("Scan",)
+"""Operators that run nodes of their own."""
 
 PRODUCT = (1024, 1024, 1024)
 """M, K, N of the products that are the ceilings: large enough that starting threads costs nothing."""
@@ -137,10 +140,9 @@ def profile_graph(
 
 def summarise(events: Sequence[Mapping[str, Any]], runs: int, ceilings: Ceilings) -> list[Operator]:
     """Operators of a profile that holds `runs` runs; the first one only warms up, unless it is the only one."""
-    of_node: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for each in events:
-        if each.get("cat") == "Node" and each["name"].endswith("_kernel_time"):
-            of_node[each["args"]["op_name"], each["name"]].append(each)
+    of_node: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for each in _without_bodies(events):
+        of_node[each["args"]["op_name"], each["name"]].append(each)
     times_us: dict[str, float] = defaultdict(float)
     operations: dict[str, float] = defaultdict(float)
     nodes: dict[str, int] = defaultdict(int)
@@ -157,6 +159,23 @@ def summarise(events: Sequence[Mapping[str, Any]], runs: int, ceilings: Ceilings
         _operator(kind, nodes[kind], time_us, time_us / total, operations[kind], ceilings)
         for kind, time_us in sorted(times_us.items(), key=lambda item: -item[1])
     ]
+
+
+def _without_bodies(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes' events; of one that ran others, such as a Scan, the time that those did not take."""
+    nodes = [dict(each) for each in events if each.get("cat") == "Node" and each["name"].endswith("_kernel_time")]
+    kept: list[dict[str, Any]] = []
+    around: list[dict[str, Any]] = []
+    for each in sorted(nodes, key=lambda node: (node["ts"], -node["dur"])):
+        while around and around[-1]["end"] <= each["ts"]:
+            around.pop()
+        if around:
+            around[-1]["dur"] -= each["dur"]
+        if each["args"]["op_name"] in WITH_BODIES:
+            each["end"] = each["ts"] + each["dur"]
+            around.append(each)
+        kept.append(each)
+    return kept
 
 
 def _operator(kind: str, nodes: int, time_us: float, share: float, operations: float, ceilings: Ceilings) -> Operator:

@@ -32,7 +32,7 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
 
     Args:
         path: a folder as `save_pretrained` writes it, a `.safetensors` file, a `.pt` file, which is loaded with
-            `weights_only=True`, or a bundle's folder.
+            `weights_only=True`, or a bundle, whose weights come out byte for byte in its own precision.
         preset: the configuration, in place of the checkpoint's own: of a `config.json` beside it, of the `.pt`, or of
             the preset that its tensors' shapes fit.
 
@@ -40,7 +40,9 @@ def load_checkpoint(path: Path, preset: str | None = None) -> HybridModel:
         ValueError: no such checkpoint, no configuration, or weights that do not fit it.
     """
     if is_bundle(path):
-        return load_bundle_model(path)
+        bundled = load_bundle_model(path)
+        weights = bundled.state_dict()
+        return bundled if preset is None else model_of(preset_with_heads(preset, weights), weights, str(path))
     if path.is_dir():
         found = _weight_files(path)
         if len(found) != 1:

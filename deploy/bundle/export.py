@@ -13,10 +13,11 @@ import onnx
 
 from deploy.bundle.contents import BundleContents
 from deploy.bundle.replacement import recover
+from deploy.bundle.sensitivity import IntegerForms
 from deploy.bundle.storage import write_graphs
 from deploy.bundle.writer import check_output, write_bundle
 from deploy.graphs.catalog import DEFAULT_OPSET, GRAPHS, build_graph
-from deploy.graphs.precision import converter
+from deploy.graphs.precision import BITS, converter
 from deploy.parity.difference import TOLERANCES
 from deploy.triton.manifest import CrfScores, Limits, Manifest, Precision
 
@@ -102,7 +103,11 @@ def build_models(
     if precision == "fp32":
         return built
     convert = converter(precision)
-    return {name: convert(graph) for name, graph in built.items()}
+    stored = {name: convert(graph) for name, graph in built.items()}
+    if precision not in BITS:
+        return stored
+    forms = IntegerForms(model.config.vocab_size)
+    return {name: forms.convert(graph) for name, graph in stored.items()}
 
 
 def state_arrays(model: HybridModel) -> dict[str, np.ndarray]:

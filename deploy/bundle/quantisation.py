@@ -1,6 +1,6 @@
 """Writes one graph in fp16, int8 or int4, and says what that cost.
 
-In int8 and int4 weights alone are narrowed, so a row's result never depends on its batch mates. The new graph is
+In int8 and int4 rows are rounded each by itself, so a row's result never depends on its batch mates. The new graph is
 compared with the old one on random tokens and refused above a tolerance.
 """
 
@@ -15,11 +15,15 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from deploy.bundle.sensitivity import IntegerForms
 from deploy.bundle.storage import load_graph, operators_of, save_single
-from deploy.graphs.precision import converter
+from deploy.graphs.precision import BITS, converter
 from deploy.parity.difference import TOLERANCES, Difference, check, difference, worst
 from deploy.parity.feeds import FIRST_TEXT_TOKEN, TIMED, TRIALS, median_ms, random_feeds, random_rows, typed
 from deploy.triton.sessions import open_session
+
+NARROW = ("MatMulIntegerToFloat", "Scan", "MatMulNBits", "GatherBlockQuantized", "Cast")
+"""Operators of narrower weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +36,9 @@ class Quantisation:
     bytes_after: int
     operators: dict[str, int]
     """Operators that compute with the narrower weights, and how many there are."""
+
+    kept: list[str]
+    """Weights whose products stay in blocks, for whole rows of 8 bits would cost too much."""
 
     output: str
     """The output that differs most."""
@@ -61,6 +68,9 @@ def quantize_file(
     model = load_graph(input_model)
     vocabulary = vocabulary_of(model)
     converted = converter(precision)(model)
+    forms = IntegerForms(vocabulary)
+    if precision in BITS:
+        converted = forms.convert(converted)
     with tempfile.TemporaryDirectory() as folder:
         before_files = save_single(model, Path(folder) / "before.onnx")
         after_files = save_single(converted, Path(folder) / "after.onnx")
@@ -76,7 +86,8 @@ def quantize_file(
         precision=precision,
         bytes_before=sizes[0],
         bytes_after=sizes[1],
-        operators=operators_of(converted, ("MatMulNBits", "GatherBlockQuantized", "Cast")),
+        operators=operators_of(converted, NARROW),
+        kept=forms.kept,
         output=found.output,
         largest_difference=found.largest,
         difference_in_standard_deviations=found.relative,

@@ -171,6 +171,29 @@ def policies(
         Console(soft_wrap=True).print(simulated.table(figures))
 
 
+@app.command()
+def turns(
+    bundle: Annotated[list[Path], typer.Option(help="A bundle; repeat it. The first is what others are held against.")],
+    case: Annotated[
+        list[str] | None, typer.Option(help="GRAPH:ROWSxTOKENS; repeat for several.", show_default="the usual four")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of an operator; 0 is one a physical core.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each whose median counts.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="Where the raw times go (JSON).")] = None,
+) -> None:
+    """Time the graphs of several bundles in turns, so that other work on the machine meets all of them alike."""
+    from deploy.benchmark.turns import USUAL, compare_bundles, read_case, turns_table
+    from deploy.bundle.replacement import write_text
+    from deploy.commands.output import usage_errors
+
+    with usage_errors():
+        cases = [read_case(each) for each in case or USUAL]
+    result = compare_bundles(bundle, cases, threads=threads, repeats=repeats)
+    if output is not None:
+        write_text(output, json.dumps(result, indent=1) + "\n")
+    typer.echo(turns_table(result))
+
+
 @app.command("report")
 def make_report(
     results: Annotated[

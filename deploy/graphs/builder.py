@@ -11,7 +11,7 @@ Initializers are named after the tensors of the state dict, so that graphs of on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NewType
 
 import numpy as np
@@ -41,19 +41,33 @@ class GraphBuilder:
         weights: the network's state dict as float32 arrays.
         opset: version of the standard operators, one of OPSETS.
         fusion: emit ONNX Runtime's fused operators (domain com.microsoft) where there are any.
+        prefix: begins the names of all nodes, for one that adds to a graph that stands.
     """
 
-    def __init__(self, *, name: str, weights: Mapping[str, np.ndarray], opset: int, fusion: bool) -> None:
+    def __init__(
+        self, *, name: str, weights: Mapping[str, np.ndarray], opset: int, fusion: bool, prefix: str = ""
+    ) -> None:
         if opset not in OPSETS:
             raise ValueError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
         self.opset = opset
         self.fusion = fusion
         self._name = name
+        self._prefix = prefix
         self._weights = weights
         self._nodes: list[NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
+        self._nested = False
+        self._taken = 0
         self._inputs: list[ValueInfoProto] = []
         self._outputs: dict[Value, ValueInfoProto] = {}
+
+    def nested(self, name: str) -> GraphBuilder:
+        """A builder of a graph inside this one, for a node's attribute; constants are the outer graph's."""
+        inner = GraphBuilder(
+            name=name, weights=self._weights, opset=self.opset, fusion=self.fusion, prefix=f"{self.fresh(name)}."
+        )
+        inner._initializers, inner._nested = self._initializers, True
+        return inner
 
     def input(self, name: str, kind: int, shape: Shape) -> Value:
         """Declare an input; strings in `shape` are symbolic dimensions, kind is a TensorProto data type."""
@@ -100,14 +114,24 @@ class GraphBuilder:
         **attributes: Any,
     ) -> tuple[Value, ...]:
         """Append a node and return its outputs, numbered or named by `names`, where "" leaves one out."""
-        label = f"{kind}_{len(self._nodes)}"
+        label = f"{self._prefix}{kind}_{self._taken + len(self._nodes)}"
         made = names if names is not None else [f"{label}.{index}" for index in range(outputs)]
         self._nodes.append(helper.make_node(kind, list(inputs), list(made), name=label, domain=domain, **attributes))
         return tuple(Value(each) for each in made)
 
+    def take(self) -> list[NodeProto]:
+        """Hand over the nodes written since the last call."""
+        taken, self._nodes = self._nodes, []
+        self._taken += len(taken)
+        return taken
+
+    def initializers(self) -> Iterable[TensorProto]:
+        """All stored tensors."""
+        return self._initializers.values()
+
     def fresh(self, label: str) -> str:
         """A name that no other tensor has, for the next node's outputs."""
-        return f"{label}_{len(self._nodes)}"
+        return f"{self._prefix}{label}_{self._taken + len(self._nodes)}"
 
     def fused(self, kind: str, *inputs: Value, outputs: int = 1, **attributes: Any) -> tuple[Value, ...]:
         """Append one of ONNX Runtime's own operators."""
@@ -205,16 +229,19 @@ class GraphBuilder:
             return self.op(kind, value, self.ints(*axes), keepdims=int(keepdims))[0]
         return self.op(kind, value, keepdims=int(keepdims), axes=axes)[0]
 
-    def build(self) -> onnx.ModelProto:
-        """The finished model, checked. Raises onnx.checker.ValidationError where a node is malformed."""
+    def graph(self) -> onnx.GraphProto:
+        """What has been written, as a graph."""
+        initializers = [] if self._nested else list(self._initializers.values())
         renamed = {value: info.name for value, info in self._outputs.items()}
         for node in self._nodes:
             node.input[:] = [renamed.get(Value(each), each) for each in node.input]
             node.output[:] = [renamed.get(Value(each), each) for each in node.output]
-        graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, list(self._outputs.values()), list(self._initializers.values())
-        )
-        domains = {node.domain for node in self._nodes} | {""}
+        return helper.make_graph(self._nodes, self._name, self._inputs, list(self._outputs.values()), initializers)
+
+    def build(self) -> onnx.ModelProto:
+        """The finished model, checked. Raises onnx.checker.ValidationError where a node is malformed."""
+        graph = self.graph()
+        domains = {node.domain for node in graph.node} | {""}
         versions = [helper.make_opsetid(each, self.opset if each == "" else 1) for each in sorted(domains)]
         model = helper.make_model(
             graph,

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.5, "int4": 3.0}
+TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1.0, "int4": 3.0}
 """Largest difference allowed, in standard deviations of the reference output. An extreme over millions of values: at
 int8 the mean difference is about ten times smaller.
+
+int8: on texts the shipped network's logits came to 0.34 in integers (0.15 in blocks), the random network of the tests
+to more than 0.5.
 
 int4: the shipped network's graphs came to 0.6 (routes) to 1.7 (memory) on the random rows of `feeds.TRIALS`, the
 random network of the tests to 2.0, a prototype's logits to 1.05. With the nibbles of one matrix swapped it was 5.7 and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,17 @@ def open_session(
     if device == "cuda":
         providers.insert(0, ("CUDAExecutionProvider", {"enable_cuda_graph": str(int(captures))}))
     try:
-        return ort.InferenceSession(path, options, providers=providers)
+        session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:
         # ONNX Runtime's exceptions share no base class but Exception.
         raise BundleError(f"{path} cannot be loaded ({error}): {fix_for(path)}") from error
+    _give_back_memory()
+    return session
+
+
+def _give_back_memory() -> None:
+    """Hand freed memory back to the system: what integer weights are computed from would stay with the process
+    (450 MB in place of 57 after `qa` of the shipped bundle)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)

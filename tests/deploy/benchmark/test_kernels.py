@@ -15,10 +15,13 @@ from deploy.commands.bench import app as bench_app
 CEILINGS = Ceilings(fp32_gflop_per_s=100.0, int8_gop_per_s=400.0, copy_gb_per_s=5.0)
 
 
-def event(name: str, kind: str, duration_us: int, left: list[int], result: list[int]) -> dict[str, Any]:
+def event(
+    name: str, kind: str, duration_us: int, left: list[int], result: list[int], begin_us: int = 0
+) -> dict[str, Any]:
     """A node's time as ONNX Runtime's profiler writes it."""
     shapes = {"input_type_shape": [{"float": left}], "output_type_shape": [{"float": result}]}
-    return {"cat": "Node", "name": f"{name}_kernel_time", "dur": duration_us, "args": {"op_name": kind, **shapes}}
+    timed = {"name": f"{name}_kernel_time", "ts": begin_us, "dur": duration_us}
+    return {"cat": "Node", "args": {"op_name": kind, **shapes}, **timed}
 
 
 def test_the_first_run_warms_up_and_the_median_of_the_others_counts() -> None:
@@ -41,6 +44,18 @@ def test_nodes_of_one_kind_are_summed_and_the_dearest_kind_comes_first() -> None
     assert (product.kind, product.nodes, product.share) == ("MatMulNBits", 2, 0.4)
     assert product.gop_per_s == pytest.approx(2 * 8 * 100 * 200 / 40e-6 / 1e9)
     assert product.of_ceiling == pytest.approx(product.gop_per_s / 400)
+
+
+def test_a_scan_counts_without_the_nodes_that_it_runs() -> None:
+    events = [
+        event("step", "Tanh", 10, [8, 10], [8, 10], begin_us=100),
+        event("step", "Tanh", 20, [8, 10], [8, 10], begin_us=150),
+        event("all", "Scan", 100, [2, 8, 10], [2, 8, 10], begin_us=90),
+        event("after", "Tanh", 7, [8, 10], [8, 10], begin_us=190),
+    ]
+    found = {each.kind: (each.nodes, each.ms) for each in summarise(events, 1, CEILINGS)}
+    assert found["Scan"] == (1, 0.07)
+    assert found["Tanh"][1] == pytest.approx(0.037)
 
 
 def test_ceilings_are_measured() -> None:

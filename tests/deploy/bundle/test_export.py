@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from deploy import cli
@@ -17,6 +18,7 @@ from deploy.bundle.checkpoints import load_checkpoint
 from deploy.bundle.export import export_bundle
 from deploy.bundle.optimisation import optimize_file
 from deploy.bundle.shapes import config_of_shapes
+from deploy.commands.export import export
 from deploy.parity.feeds import random_rows
 from deploy.parity.samples import Sample, encode_samples, load_samples
 from deploy.parity.torch_runner import TorchRunner
@@ -231,10 +233,6 @@ def test_eight_bits_need_less_than_a_third(nano_model: HybridModel, tokenizer_fo
 
 
 def test_the_command_writes_a_bundle(checkpoint: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    import typer
-
-    from deploy.commands.export import export
-
     app = typer.Typer()
     app.command()(export)
     (tmp_path / "provenance.json").write_text('{"license": "CC-BY-NC-SA-4.0", "sources": [{"name": "A"}]}')
@@ -293,3 +291,20 @@ def halved(network: HybridModel) -> HybridModel:
         if not name.startswith("extractive.crf"):
             parameter.data = parameter.data.half().float()
     return network
+
+
+def test_a_bundle_of_a_bundle_has_its_weights_byte_for_byte(
+    nano_model: HybridModel, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """Graphs change with the project; what was quantised once is never rounded again."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    facts = {"source": "the tests"}
+    export_bundle(nano_model, tokenizer_folder, first, precision="int8", name="once", license="MIT", provenance=facts)
+    ran = CliRunner().invoke(cli.app, ["export", str(first), "--output", str(second), "--tokenizer", str(first)])
+    assert ran.exit_code == 0, ran.output
+    shards = sorted(path.name for path in (first / "graphs").glob("*.bin"))
+    assert shards
+    for name in shards:
+        assert (first / "graphs" / name).read_bytes() == (second / "graphs" / name).read_bytes()
+    manifest = load_manifest(second)
+    assert (manifest.name, manifest.license, manifest.provenance) == ("once", "MIT", facts)

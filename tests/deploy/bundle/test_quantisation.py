@@ -146,7 +146,7 @@ def test_the_script_reports_and_fails_with_status_1(graph: Path, tmp_path: Path)
     paths = ["--input_model", str(graph), "--output_model", str(tmp_path / "out.onnx"), "--precision", "int8"]
     done = run(*paths, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["operators"]["MatMulNBits"] > 10
+    assert json.loads(done.stdout)["operators"]["MatMulIntegerToFloat"] > 10
     failed = run("--input_model", str(tmp_path / "absent.onnx"), "--output_model", str(tmp_path / "out2.onnx"))
     assert failed.returncode == 1
     assert "absent.onnx does not exist" in failed.stderr
