@@ -309,7 +309,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: it is not TOML, it is no UTF-8 text: name a recipe, as those in training/recipes are") from None
+        raise ValueError(f"{path}: it is no UTF-8 text: name a recipe, as those in training/recipes are") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: it is not TOML ({error}): name a recipe, as those in training/recipes are") from None
     except ValueError as error:
