@@ -21,7 +21,7 @@ from service.batching.queue import RequestQueue
 from service.batching.simulation.clock import SimulatedClock
 from service.batching.simulation.engine import Machine, SimulatedEngine
 from service.batching.simulation.replay import NO_LIMIT, ROUNDING_S, Outcome
-from service.batching.simulation.requests import PATIENCE, SHORTEST_DEADLINE_S
+from service.batching.simulation.requests import patience_s
 from service.batching.steps import StepTime, StepTimes
 from service.batching.tiers import Tier
 from service.errors import ServiceError
@@ -74,7 +74,7 @@ class Prompts:
         unhurried = replace(self, arrivals_s=np.zeros(count), deadlines_s=np.full(count, FAR_S))
         seconds = float(Generation(prompts=unhurried, machine=machine, policy=Immediate()).run().ended_s.max())
         arrivals_s = np.cumsum(generator.exponential(seconds / count / load, count))
-        deadlines_s = arrivals_s + np.maximum(PATIENCE * self.alone_s(machine), SHORTEST_DEADLINE_S)
+        deadlines_s = arrivals_s + patience_s(self.alone_s(machine))
         return replace(self, arrivals_s=arrivals_s, deadlines_s=deadlines_s)
 
 

@@ -60,6 +60,11 @@ def requests_at(load: float, tokens: np.ndarray, offsets: np.ndarray, costs: Cos
     return timed(load, tokens, offsets, work_s, costs.table_s(np.ones(1), tokens.astype(np.float64)))
 
 
+def patience_s(alone_s: np.ndarray) -> np.ndarray:
+    """From arrival to deadline, by what requests take alone: FP64 [R]."""
+    return np.maximum(PATIENCE * alone_s, SHORTEST_DEADLINE_S)
+
+
 def timed(load: float, tokens: np.ndarray, offsets: np.ndarray, work_s: np.ndarray, alone_s: np.ndarray) -> Requests:
     """Requests at a load, by what they take at load 1.0 and what each takes alone: FP64 [R] both."""
     seconds = float(work_s.sum())
@@ -67,7 +72,7 @@ def timed(load: float, tokens: np.ndarray, offsets: np.ndarray, work_s: np.ndarr
     return Requests(
         tokens=tokens,
         arrivals_s=arrivals_s,
-        deadlines_s=arrivals_s + np.maximum(PATIENCE * alone_s, SHORTEST_DEADLINE_S),
+        deadlines_s=arrivals_s + patience_s(alone_s),
         work_s=work_s,
         capacity_per_s=len(tokens) / seconds,
     )
